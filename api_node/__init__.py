@@ -1,0 +1,1 @@
+"""The stateless node that takes events over HTTP and answers questions about them."""

@@ -1,0 +1,1 @@
+"""What both node types must agree on; imports neither of them."""

@@ -1,0 +1,1 @@
+"""The command: up, feed, check-config, plan, ... (what testrun.sh calls)."""
