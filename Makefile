@@ -1,0 +1,54 @@
+# The one list of commands; CI and the scripts call these.
+
+.PHONY: help venv check fmt lint types layers test e2e e2e-full torture bench docs lock
+
+help:                ## this list
+	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed 's/:[^#]*##/\t/' | expand -t 12
+
+venv:                ## .venv from the locks; nothing to do when nothing changed
+	@scripts/setup
+
+check: lint types layers test ## everything a change must pass
+
+fmt: venv            ## format, and fix what the linter can fix
+	.venv/bin/ruff check --fix-only .
+	.venv/bin/ruff format .
+
+lint: venv           ## ruff: rules and format
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+types: venv          ## mypy, strict
+	.venv/bin/mypy
+
+layers: venv         ## import-linter: who may import whom
+	.venv/bin/lint-imports --no-logo
+
+test: venv           ## the test suite without its full-size runs
+	.venv/bin/pytest
+
+e2e: venv            ## only the tests with real processes
+	.venv/bin/pytest tests/e2e
+
+e2e-full: venv       ## the full-size runs: minutes
+	.venv/bin/pytest -m e2e_full
+
+torture: venv        ## crashes under load
+	@echo "make torture: comes with issue 3" >&2; exit 1
+
+bench: venv          ## how fast it is
+	@echo "make bench: comes with issue 4" >&2; exit 1
+
+docs: venv           ## every relative link in the docs leads somewhere
+	.venv/bin/python scripts/check_links.py
+
+# Keeps the versions that still fit; `make lock UPGRADE=--upgrade` takes the newest. The build and dev locks are held to
+# the runtime lock's versions, so that the tests run what the nodes run.
+COMPILE = .venv/bin/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 $(UPGRADE)
+UPGRADE =
+
+lock: venv           ## requirements/*.lock from pyproject.toml
+	$(COMPILE) pyproject.toml --output-file requirements/runtime.lock
+	$(COMPILE) --group build --constraints requirements/runtime.lock --output-file requirements/build.lock
+	$(COMPILE) pyproject.toml --group dev --constraints requirements/runtime.lock --constraints requirements/build.lock \
+		--output-file requirements/dev.lock
