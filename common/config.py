@@ -1,0 +1,457 @@
+"""The cluster file: what it may say, and what it means.
+
+JSON5. Every problem is reported at once, each with its JSON path and what is allowed::
+
+    routing[2].nodes[1]: no worker "7"; known: "0", "1"
+
+The keys and their defaults are the table "Cluster file" of ``docs/configuration.md``. What is read here is only checked in itself;
+whether it may replace what is running is for ``common/judge.py``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import json
+import math
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from common import json5
+from common.anonymise import SECRET_BYTES
+from common.errors import ConfigRefused
+from common.events import CLASSIC_TYPES, EventTypes, is_event_type
+from common.json5 import join_path
+from common.routing import RoutingEntry, WorkerId
+from common.slices import EARLIEST, EPOCH, LATEST, Micros, SliceId
+from common.wire import NAMES_MAX, ROUTE_WORKERS_MAX, SLICE_MAX, SLICE_MIN
+
+API_PATH, WORKER_PATH = "/analytics", "/worker"
+
+FILE_BYTES_MAX = 4 << 20  # some ten thousand routing entries; more is another file given by mistake
+LENGTH_SECONDS_MAX = 100 * 366 * 86_400  # a century; keeps every slice within printable years near its neighbours
+SPAN_SECONDS_MAX = 10_000 * 366 * 86_400  # beyond any pair of printable instants: as good as no limit
+RELOAD_SECONDS_MIN, RELOAD_SECONDS_MAX = 0.01, 86_400  # below, a node would do nothing but read its file
+CACHE_TTL_SECONDS_MAX = 86_400
+SLICES_MAX = 100_000_000
+TOKEN_CHARACTERS_MAX = 4096
+SHOWN_MAX = 20  # names in one message
+
+_NODE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
+_SECRET = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
+_TOKEN = re.compile(r"[!-~]+", re.ASCII)
+_URL = re.compile(r"[!-~]+", re.ASCII)
+
+_KEYS = (
+    "api-nodes", "worker-nodes", "length-of-time-slice", "first-slice", "routing",
+    "registry", "event-types", "cache-ttl-seconds", "reload-seconds", "close-after-seconds", "close-grace-seconds",
+    "max-future-seconds", "max-past-seconds", "max-slices", "secret-file", "internal-token-file", "compat",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterConfig:
+    """One state of the cluster file.
+
+    Attributes:
+        api_nodes: id -> URL as written, without trailing slash, in the file's order.
+        worker_nodes: likewise.
+        length_of_time_slice: seconds.
+        first_slice: the start of slice 0; None means "system": as pinned, or now if nothing is.
+        routing: ascending by slice, no slice twice.
+        registry: the worker that hosts the registry; the first one listed if the file names none.
+        event_types: the types of event that are taken.
+        cache_ttl_seconds: for how long a summary may be answered from memory.
+        reload_seconds: the file is read at least this often.
+        close_after_seconds: a slice takes no events from its end + that on; None: never closes.
+        close_grace_seconds: the worker closes a slice that much later.
+        max_future_seconds: how far ahead of now a timestamp may be.
+        max_past_seconds: how far behind; None: any.
+        max_slices: how many slices may be open.
+        secret_file: the secret that user keys are made with.
+        internal_token_file: the token between the nodes; None: none is asked for.
+        compat: "rt" for answers as an older system's clients expect them.
+        version: a digest of the file's bytes.
+    """
+
+    api_nodes: Mapping[str, str]
+    worker_nodes: Mapping[WorkerId, str]
+    length_of_time_slice: int
+    first_slice: Micros | None
+    routing: tuple[RoutingEntry, ...]
+    registry: WorkerId
+    event_types: EventTypes = EventTypes(CLASSIC_TYPES)
+    cache_ttl_seconds: float = 1  # old enough to absorb a dashboard's polling, young enough to feel live
+    reload_seconds: float = 30  # for file systems that report no changes
+    close_after_seconds: float | None = None
+    close_grace_seconds: float = 86_400
+    max_future_seconds: float = 86_400
+    max_past_seconds: float | None = None
+    max_slices: int = 100_000
+    secret_file: Path
+    internal_token_file: Path | None = None
+    compat: Literal["rt"] | None = None
+    version: str
+
+
+def load_config(path: Path) -> ClusterConfig:
+    """Read and check a cluster file.
+
+    Raises:
+        ConfigRefused: it cannot be read, or has problems: all of them.
+    """
+    return parse_config(read_file(path), folder=path.absolute().parent)
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a cluster file.
+
+    Raises:
+        ConfigRefused: it cannot be read, or is far too large to be one.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigRefused([f"{path}: cannot be read: {error.strerror}"]) from error
+    if len(content) > FILE_BYTES_MAX:
+        raise ConfigRefused([f"{path}: is larger than {FILE_BYTES_MAX} bytes"])
+    return content
+
+
+def parse_config(content: bytes, *, folder: Path) -> ClusterConfig:
+    """Check the bytes of a cluster file.
+
+    Args:
+        content: JSON5.
+        folder: what its relative paths start from.
+
+    Raises:
+        ConfigRefused: it has problems: all of them.
+    """
+    try:
+        value = json5.read(content)
+    except json5.Json5Refused as error:
+        raise ConfigRefused(
+            [f"the file {problem}" if ": is " not in problem else problem for problem in error.problems]
+        ) from error
+    if not isinstance(value, dict):
+        raise ConfigRefused([f"the file must be one object, not {_shown(value)}"])
+    reader = _Reader(value, folder)
+    config = reader.config(version=blake2b(content, digest_size=8).hexdigest())
+    if reader.problems:
+        raise ConfigRefused(reader.problems)
+    return config
+
+
+def listen_address(url: str) -> tuple[str, int]:
+    """The host and port that a node's URL names; without a port, the scheme's own."""
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL can be reached from this machine only."""
+    host = listen_address(url)[0]
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def load_secret(config: ClusterConfig) -> bytes:
+    """The cluster's secret: 32 bytes.
+
+    Made if it is missing and the whole cluster is on this machine; otherwise one node would make its own.
+
+    Raises:
+        ConfigRefused: it is missing, unreadable, not 64 hex digits, or other users of the machine may read it.
+    """
+    path = config.secret_file
+    alone = all(map(is_loopback, (*config.api_nodes.values(), *config.worker_nodes.values())))
+    try:
+        if alone and not path.exists():
+            _make_secret(path)
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            text = file.read(TOKEN_CHARACTERS_MAX).decode(errors="replace").strip()
+    except OSError as error:
+        hint = "" if alone or path.exists() else '; make one with "openssl rand -hex 32" and give it to every API node'
+        raise ConfigRefused([f"secret-file: {path} cannot be read: {error.strerror}{hint}"]) from error
+    # The group may read it: so it is where Kubernetes mounts secrets for an fsGroup.
+    if mode & 0o027:
+        raise ConfigRefused([f"secret-file: {path} has mode {mode:04o}, so others may read it; must be 0600"])
+    if not _SECRET.fullmatch(text):
+        raise ConfigRefused([f"secret-file: {path} must hold {2 * SECRET_BYTES} hex digits"])
+    return bytes.fromhex(text)
+
+
+def _make_secret(path: Path) -> None:
+    """Make the file whole or not at all: nodes that start together must all read the one that came first."""
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:  # noqa: PTH123 - a Path opens with no mode bits
+            file.write(secrets.token_hex(SECRET_BYTES) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        path.hardlink_to(unfinished)  # fails where the name is taken, as O_EXCL does
+    except FileExistsError:
+        pass  # another node was first
+    finally:
+        unfinished.unlink(missing_ok=True)
+    # The secret is pinned at once: it must outlive a power cut that follows.
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def load_token(config: ClusterConfig) -> str | None:
+    """The token that nodes show each other; None if the config names no file.
+
+    Raises:
+        ConfigRefused: the file cannot be read, or holds no token.
+    """
+    path = config.internal_token_file
+    if path is None:
+        return None
+    try:
+        with path.open("rb") as file:
+            text = file.read(TOKEN_CHARACTERS_MAX + 2).decode(errors="replace").strip()
+    except OSError as error:
+        raise ConfigRefused([f"internal-token-file: {path} cannot be read: {error.strerror}"]) from error
+    if not _TOKEN.fullmatch(text) or len(text) > TOKEN_CHARACTERS_MAX:
+        raise ConfigRefused(
+            [
+                f"internal-token-file: {path} must hold 1 to {TOKEN_CHARACTERS_MAX} visible ASCII characters without a space"
+            ]
+        )
+    return text
+
+
+class _Reader:
+    """Reads the keys one by one, collects problems, and goes on with something harmless after each."""
+
+    def __init__(self, fields: dict[str, Any], folder: Path) -> None:
+        self._fields = fields
+        self._folder = folder
+        self.problems: list[str] = []
+
+    def config(self, *, version: str) -> ClusterConfig:
+        self._unknown("", self._fields, _KEYS)
+        taken: dict[tuple[str, int], str] = {}
+        api_nodes = self._nodes("api-nodes", API_PATH, taken)
+        worker_nodes = {WorkerId(name): url for name, url in self._nodes("worker-nodes", WORKER_PATH, taken).items()}
+        return ClusterConfig(
+            api_nodes=api_nodes,
+            worker_nodes=worker_nodes,
+            length_of_time_slice=int(self._number("length-of-time-slice", 1, LENGTH_SECONDS_MAX, whole=True) or 1),
+            first_slice=self._first_slice(),
+            routing=self._routing(worker_nodes),
+            registry=self._registry(worker_nodes),
+            event_types=self._event_types(),
+            cache_ttl_seconds=self._number("cache-ttl-seconds", 0, CACHE_TTL_SECONDS_MAX, default=1) or 0,
+            reload_seconds=self._number("reload-seconds", RELOAD_SECONDS_MIN, RELOAD_SECONDS_MAX, default=30) or 30,
+            close_after_seconds=self._number("close-after-seconds", 0, SPAN_SECONDS_MAX, default=None),
+            close_grace_seconds=self._number("close-grace-seconds", 0, SPAN_SECONDS_MAX, default=86_400) or 0,
+            max_future_seconds=self._number("max-future-seconds", 0, SPAN_SECONDS_MAX, default=86_400) or 0,
+            max_past_seconds=self._number("max-past-seconds", 0, SPAN_SECONDS_MAX, default=None),
+            max_slices=int(self._number("max-slices", 1, SLICES_MAX, whole=True, default=100_000) or 1),
+            secret_file=self._path("secret-file", "secret.key") or self._folder,
+            internal_token_file=self._path("internal-token-file", None),
+            compat=self._compat(),
+            version=version,
+        )
+
+    def _problem(self, path: str, text: str) -> None:
+        self.problems.append(f"{path}: {text}")
+
+    def _unknown(self, path: str, fields: Iterable[str], known: Sequence[str]) -> None:
+        for key in fields:
+            if key not in known:
+                close = difflib.get_close_matches(key, known, n=1)
+                hint = f"did you mean {_shown(close[0])}?" if close else f"known: {_listed(known)}"
+                self._problem(join_path(path, key), f"unknown key; {hint}")
+
+    def _required(self, key: str, kind: type, what: str) -> Any:  # noqa: ANN401 - any JSON value
+        """The value of a key of the given type; None, and a problem, if there is none."""
+        if key not in self._fields:
+            self._problem(key, f"is missing; must be {what}")
+        elif not isinstance(value := self._fields[key], kind) or not value:
+            self._problem(key, f"must be {what}, not {_shown(value)}")
+        else:
+            return value
+        return None
+
+    def _nodes(self, key: str, path: str, taken: dict[tuple[str, int], str]) -> dict[str, str]:
+        nodes: dict[str, str] = {}
+        what = f'an object of id -> URL, such as {{"0": "http://localhost:8000{path}"}}'
+        for name, url in (self._required(key, dict, what) or {}).items():
+            place = f"{key}[{json.dumps(name, ensure_ascii=False)}]"
+            if not _NODE_ID.fullmatch(name):
+                self._problem(place, "an id has 1 to 64 of A-Z a-z 0-9 _ . -")
+            nodes[name] = ""
+            if (wrong := _wrong_with_url(url, path)) is not None:
+                self._problem(place, wrong)
+                continue
+            nodes[name] = url.removesuffix("/")
+            first = taken.setdefault(address := listen_address(url), place)
+            if first != place:
+                self._problem(
+                    place, f"{address[0]}:{address[1]} is taken by {first}; each node needs an address of its own"
+                )
+        return nodes
+
+    def _number(
+        self, key: str, least: float, most: float, *, whole: bool = False, default: float | None = math.nan
+    ) -> float | None:
+        """A number within its bounds; a default of NaN means that the key is required, of None that null is allowed."""
+        value = self._fields.get(key, default)
+        if value is None and default is None:
+            return None
+        kind = "a whole number" if whole else "a number"
+        allowed = f"must be {kind} from {least:g} to {most}{' or null' if default is None else ''}"
+        if key not in self._fields and value is not None and math.isnan(value):
+            self._problem(key, f"is missing; {allowed}")
+        elif (
+            isinstance(value, bool)
+            or not isinstance(value, int if whole else (int, float))
+            or not least <= value <= most
+        ):
+            self._problem(key, f"{allowed}, not {_shown(value)}")
+        else:
+            number: float = value
+            return number
+        return None
+
+    def _first_slice(self) -> Micros | None:
+        what = '"system" or an ISO date-time such as "2017-05-20T00:00:00" (UTC unless it has an offset)'
+        text = self._required("first-slice", str, what)
+        if text is None or text == "system":
+            return None
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            moment = None
+        if moment is not None:
+            aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+            micros = (aware - EPOCH) // timedelta(microseconds=1)
+            if EARLIEST <= micros <= LATEST:
+                return Micros(micros)
+        self._problem("first-slice", f"must be {what}, not {_shown(text)}")
+        return None
+
+    def _routing(self, workers: Mapping[WorkerId, str]) -> tuple[RoutingEntry, ...]:
+        what = 'a list of entries such as {"slice": 0, "nodes": ["0"]}'
+        entries: dict[int, RoutingEntry] = {}
+        for index, value in enumerate(self._required("routing", list, what) or []):
+            place = f"routing[{index}]"
+            if not isinstance(value, dict):
+                self._problem(place, f'must be an object with "slice" and "nodes", not {_shown(value)}')
+                continue
+            self._unknown(place, value, ("slice", "nodes"))
+            nodes = self._route(f"{place}.nodes", value.get("nodes"), workers)
+            number = value.get("slice")
+            if isinstance(number, bool) or not isinstance(number, int) or not SLICE_MIN <= number <= SLICE_MAX:
+                self._problem(f"{place}.slice", f"must be a whole number of 64 bits, not {_shown(number)}")
+            elif number in entries:
+                self._problem(f"{place}.slice", f"slice {number} has an entry already; one is allowed")
+            else:
+                entries[number] = RoutingEntry(slice=SliceId(number), nodes=nodes)
+        return tuple(entries[number] for number in sorted(entries))
+
+    def _route(self, path: str, value: object, workers: Mapping[WorkerId, str]) -> tuple[WorkerId, ...]:
+        if not isinstance(value, list) or not 1 <= len(value) <= ROUTE_WORKERS_MAX:
+            self._problem(path, f"must be a list of 1 to {ROUTE_WORKERS_MAX} worker ids, not {_shown(value)}")
+            return ()
+        for index, name in enumerate(value):
+            if not isinstance(name, str) or name not in workers:
+                self._problem(f"{path}[{index}]", f"no worker {_shown(name)}; known: {_listed(workers)}")
+            elif name in value[:index]:
+                self._problem(f"{path}[{index}]", f"worker {_shown(name)} is named already; each may be named once")
+        return tuple(value)
+
+    def _registry(self, workers: Mapping[WorkerId, str]) -> WorkerId:
+        first = next(iter(workers), WorkerId(""))
+        name = self._fields.get("registry", first)
+        if "registry" in self._fields and (not isinstance(name, str) or name not in workers):
+            self._problem("registry", f"no worker {_shown(name)}; known: {_listed(workers)}")
+        return WorkerId(name)
+
+    def _event_types(self) -> EventTypes:
+        value = self._fields.get("event-types", sorted(CLASSIC_TYPES))
+        if value == "any":
+            return EventTypes(None)
+        if not isinstance(value, list) or not 1 <= len(value) <= NAMES_MAX:
+            self._problem("event-types", f'must be "any" or a list of 1 to {NAMES_MAX} names, not {_shown(value)}')
+            return EventTypes(CLASSIC_TYPES)
+        for index, name in enumerate(value):
+            if not isinstance(name, str) or not is_event_type(name):
+                allowed = "1 to 64 of A-Z a-z 0-9 _ . : - that are no reserved word"
+                self._problem(f"event-types[{index}]", f"{_shown(name)} is not an event type; allowed: {allowed}")
+            elif name in value[:index]:
+                self._problem(f"event-types[{index}]", f"{_shown(name)} is named already; each may be named once")
+        return EventTypes(frozenset(filter(lambda name: isinstance(name, str), value)))
+
+    def _path(self, key: str, default: str | None) -> Path | None:
+        value = self._fields.get(key, default)
+        if value is None and default is None:
+            return None
+        if not isinstance(value, str) or not value or "\0" in value:
+            or_null = " or null" if default is None else ""
+            self._problem(key, f"must be a path, relative to this file{or_null}, not {_shown(value)}")
+            return None
+        return self._folder / value
+
+    def _compat(self) -> Literal["rt"] | None:
+        value = self._fields.get("compat")
+        if value is None or value == "rt":
+            return value
+        self._problem("compat", f'must be "rt" or null, not {_shown(value)}')
+        return None
+
+
+def _wrong_with_url(url: object, path: str) -> str | None:
+    """What is wrong with a node's URL; None if nothing is."""
+    example = f"must be a URL such as http://localhost:8000{path}"
+    if not isinstance(url, str) or not _URL.fullmatch(url):
+        return f"{example}, not {_shown(url)}"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return f"{example} with a port from 1 to 65535, not {_shown(url)}"
+    if "@" in parts.netloc:
+        return f"{example}; a user or password is not allowed"  # and not shown
+    if parts.scheme not in ("http", "https"):
+        return f"{example}; the scheme must be http or https, not {_shown(parts.scheme)}"
+    if not parts.hostname or port == 0:
+        return f"{example} with a host and a port from 1 to 65535, not {_shown(url)}"
+    if "?" in url or "#" in url:
+        return f"{example}; a query or fragment is not allowed, as in {_shown(url)}"
+    if parts.path.removesuffix("/") != path:
+        return f"{example}; the path must be {path}, not {_shown(parts.path)}"
+    return None
+
+
+def _shown(value: object) -> str:
+    """A value as JSON, short enough for a message."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else f"{text[:77]}..."  # noqa: PLR2004 - a line of a terminal
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names as JSON strings, the first of them where they are many; "none" where there are none."""
+    shown = [json.dumps(name, ensure_ascii=False) for name in names]
+    more = f" and {len(shown) - SHOWN_MAX} more" if len(shown) > SHOWN_MAX else ""
+    return ", ".join(shown[:SHOWN_MAX]) + more or "none"

@@ -1,0 +1,45 @@
+"""What both node types measure of themselves, for Prometheus. Names begin with ``tallyslice_``, units are base units.
+
+Labels are bounded: route templates, statuses and our own words. Never a slice, a user, an address or a raw path.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Metrics:
+    """One node's metrics; each node type adds its own to ``registry``.
+
+    They live in a registry of the node, not of the process, so that tests can run many nodes in one.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "tallyslice_http_requests", "Requests answered.", ("method", "route", "status"), registry=self.registry
+        )
+        self.request_seconds = Histogram(
+            "tallyslice_http_request_seconds",
+            "From the request's head to the end of its answer.",
+            ("method", "route"),
+            buckets=SECONDS_BUCKETS,
+            registry=self.registry,
+        )
+        self.config_reloads = Gauge(
+            "tallyslice_config_reloads", "Changes of the cluster file taken since the start.", registry=self.registry
+        )
+        self.config_refusals = Gauge(
+            "tallyslice_config_refusals", "Changes of the cluster file refused since the start.", registry=self.registry
+        )
+        self.config_refused = Gauge(
+            "tallyslice_config_refused", "1 while the cluster file on disk is not the running one, since it was refused.",
+            registry=self.registry,
+        )  # fmt: skip
+        self.ready = Gauge("tallyslice_ready", "1 while the node is ready to serve.", registry=self.registry)
+
+    def exposition(self) -> bytes:
+        """Everything, in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,264 @@
+"""The rim that both node types share: problem answers, health, metrics, and the life of a serving process.
+
+::
+
+    start -> parts enter -> listen -> ... -> SIGTERM -> /readyz 503, still serving for a second
+          -> stop listening -> handlers finish -> parts leave -> exit 0
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hmac
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import uvloop
+from aiohttp import web
+
+from common.config import listen_address
+from common.errors import (
+    ExitError, Forbidden, InputOutputFailed, Malformed, NotHere, PortInUse, RequestError, TooLarge, TooSlow, Unauthorized,
+    WireError,
+)  # fmt: skip
+from common.logs import Log, quiet_library_logger
+
+if TYPE_CHECKING:
+    from common.metrics import Metrics
+
+PROBLEM_TYPE = "application/problem+json"
+JSON_TYPE = "application/json"
+
+BODY_SECONDS = 10.0  # for a body to arrive: far more than a healthy client needs, few enough to free a stuck connection
+DRAIN_SECONDS = 1.0  # between "not ready" and no more listening: load balancers ask at least once a second
+FINISH_SECONDS = 6.0  # for handlers to finish; with the drain and the parts' leaving it stays within 10 s
+CLOSE_SECONDS = 2.5  # for the parts to leave
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Reason = Callable[[], str | None]
+
+
+@dataclass(slots=True)
+class Health:
+    """Whether the node wants traffic: not while it drains, nor while one of the reasons speaks."""
+
+    reasons: list[Reason] = field(default_factory=list)
+    draining: bool = False
+
+    def problems(self) -> list[str]:
+        """Why the node is not ready; empty if it is."""
+        found = [reason() for reason in self.reasons]
+        return ["draining"] * self.draining + [text for text in found if text]
+
+
+def problem_response(error: RequestError) -> web.Response:
+    """The error as RFC 9457 has it."""
+    body: dict[str, Any] = {
+        "type": f"urn:tallyslice:problem:{error.slug}",
+        "title": error.title,
+        "status": int(error.status),
+        "detail": error.detail if error.field is None else f"{error.field}: {error.detail}",
+    }
+    if error.field is not None:
+        body["field"] = error.field
+    headers = {}
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    return web.Response(status=error.status, body=msgspec.json.encode(body), content_type=PROBLEM_TYPE, headers=headers)
+
+
+def json_response(value: Any, *, status: HTTPStatus = HTTPStatus.OK) -> web.Response:  # noqa: ANN401 - whatever msgspec can encode
+    """A value as JSON."""
+    return web.Response(status=status, body=msgspec.json.encode(value), content_type=JSON_TYPE)
+
+
+def edge_middleware(*, metrics: Metrics, log: Log) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+    """The request edge: every answer is counted and timed, every error becomes a problem answer."""
+
+    @web.middleware
+    async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
+        started = time.perf_counter()
+        response = await _answer(request, handler, log)
+        resource = request.match_info.route.resource
+        # Only templates: a raw path may hold anything.
+        route = resource.canonical if resource is not None else "unknown"
+        method = request.method if request.method in _METHODS else "other"
+        metrics.requests.labels(method, route, response.status).inc()
+        metrics.request_seconds.labels(method, route).observe(time.perf_counter() - started)
+        return response
+
+    return edge
+
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+
+
+async def _answer(request: web.Request, handler: Handler, log: Log) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except RequestError as error:
+        return problem_response(error)
+    except WireError as error:
+        return problem_response(Malformed(str(error)))
+    except web.HTTPRequestEntityTooLarge:
+        return problem_response(TooLarge("the body is over its bound"))
+    except web.HTTPNotFound:
+        return problem_response(NotHere("no such path"))
+    except web.HTTPMethodNotAllowed as error:
+        answer = problem_response(_MethodNotAllowed(f"allowed here: {', '.join(sorted(error.allowed_methods))}"))
+        answer.headers["Allow"] = error.headers["Allow"]
+        return answer
+    except web.HTTPException as error:
+        return problem_response(_Other.of(error))
+    except Exception as error:  # noqa: BLE001 - the request edge: a defect must not take the connection down unexplained
+        log.error("request_failed", error=error)
+        return problem_response(RequestError("an unexpected error; the log of the node says where"))
+
+
+class _MethodNotAllowed(RequestError):
+    status = HTTPStatus.METHOD_NOT_ALLOWED
+    slug = "method-not-allowed"
+    title = "This method is not allowed here"
+
+
+class _Other(RequestError):
+    slug = "http"
+    title = "The request cannot be served"
+
+    @classmethod
+    def of(cls, error: web.HTTPException) -> _Other:
+        # aiohttp's reason is a fixed phrase; its text may quote the request.
+        other = cls(HTTPStatus(error.status).phrase)
+        other.status = HTTPStatus(error.status)  # type: ignore[misc] - the one error whose status is not its class's
+        return other
+
+
+async def read_body(request: web.Request, *, seconds: float = BODY_SECONDS) -> bytes:
+    """The whole body, within the application's ``client_max_size``.
+
+    Raises:
+        TooSlow: it did not arrive in time.
+        TooLarge: it is over the bound.
+        Malformed: the connection broke, or its encoding is wrong.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await request.read()
+    except TimeoutError:
+        message = f"the body did not arrive within {seconds:g} s"
+        raise TooSlow(message) from None
+    except web.HTTPRequestEntityTooLarge:
+        message = "the body is over its bound"
+        raise TooLarge(message) from None
+    except (web.RequestPayloadError, OSError):
+        message = "the body could not be read"
+        raise Malformed(message) from None
+
+
+def require_token(request: web.Request, token: str | None) -> None:
+    """Let the request through if no token is configured, or it brings the right one.
+
+    Raises:
+        Unauthorized: it brings none.
+        Forbidden: it brings another.
+    """
+    if token is None:
+        return
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not given:
+        message = "send Authorization: Bearer and the cluster's internal token"
+        raise Unauthorized(message)
+    if not hmac.compare_digest(given.strip().encode(errors="surrogateescape"), token.encode()):
+        message = "the token is not the cluster's internal token"
+        raise Forbidden(message)
+
+
+def add_probes(app: web.Application, *, health: Health, metrics: Metrics) -> None:
+    """``/livez``: the process runs. ``/readyz``: it wants traffic. ``/metrics``: Prometheus."""
+
+    async def livez(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(_: web.Request) -> web.Response:
+        problems = health.problems()
+        if not problems:
+            return web.Response(text="ok\n")
+        return web.Response(status=HTTPStatus.SERVICE_UNAVAILABLE, text="".join(f"{text}\n" for text in problems))
+
+    async def show_metrics(_: web.Request) -> web.Response:
+        metrics.ready.set(not health.problems())
+        return web.Response(
+            body=metrics.exposition(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
+
+    app.router.add_get("/livez", livez)
+    app.router.add_get("/readyz", readyz)
+    app.router.add_get("/metrics", show_metrics)
+
+
+async def serve(app: web.Application, *, url: str, health: Health, log: Log, stop: asyncio.Event) -> None:
+    """Serve where the URL says until ``stop`` is set, then drain and leave.
+
+    Raises:
+        PortInUse: somebody else listens there.
+        InputOutputFailed: listening failed for another reason.
+        ExitError: whatever the parts of the app raise when they enter.
+    """
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        logger=quiet_library_logger(),
+        shutdown_timeout=FINISH_SECONDS,
+        handle_signals=False,
+        keepalive_timeout=75.0,
+    )
+    host, port = listen_address(url)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, host, port, backlog=1024).start()
+        except OSError as error:
+            message = f"cannot listen on {host}:{port}"
+            if error.errno == errno.EADDRINUSE:
+                raise PortInUse(f"{message}: the port is in use") from error
+            raise InputOutputFailed(f"{message}: errno {error.errno}") from error
+        log.info("listening", host=host, port=port)
+        await stop.wait()
+        health.draining = True
+        log.info("draining")
+        await asyncio.sleep(DRAIN_SECONDS)
+    finally:
+        await runner.cleanup()
+    log.info("stopped")
+
+
+def run_process(main: Callable[[asyncio.Event], Awaitable[None]]) -> int:
+    """Run a node's main coroutine to its end; SIGTERM and SIGINT set the event that it is given.
+
+    Returns:
+        The exit code: 0, or that of the ExitError that ended it (its message goes to standard error).
+    """
+
+    async def guarded() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await main(stop)
+
+    try:
+        uvloop.run(guarded())
+    except ExitError as error:
+        for line in str(error).splitlines():
+            sys.stderr.write(f"tallyslice: {line}\n")
+        return error.exit_code
+    return 0
