@@ -4,8 +4,8 @@ JSON5. Every problem is reported at once, each with its JSON path and what is al
 
     routing[2].nodes[1]: no worker "7"; known: "0", "1"
 
-The keys and their defaults are the table "Cluster file" of ``docs/configuration.md``. What is read here is only checked in itself;
-whether it may replace what is running is for ``common/judge.py``.
+The keys and their defaults are the table "Cluster file" of ``docs/configuration.md``. A file is only checked in itself
+here; whether it may replace what is running is for ``common/judge.py``.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ _SECRET = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 _TOKEN = re.compile(r"[!-~]+", re.ASCII)
 _URL = re.compile(r"[!-~]+", re.ASCII)
 
+_CLASSIC = EventTypes(CLASSIC_TYPES)
 _KEYS = (
     "api-nodes", "worker-nodes", "length-of-time-slice", "first-slice", "routing",
     "registry", "event-types", "cache-ttl-seconds", "reload-seconds", "close-after-seconds", "close-grace-seconds",
@@ -89,7 +90,7 @@ class ClusterConfig:
     first_slice: Micros | None
     routing: tuple[RoutingEntry, ...]
     registry: WorkerId
-    event_types: EventTypes = EventTypes(CLASSIC_TYPES)
+    event_types: EventTypes = _CLASSIC
     cache_ttl_seconds: float = 1  # old enough to absorb a dashboard's polling, young enough to feel live
     reload_seconds: float = 30  # for file systems that report no changes
     close_after_seconds: float | None = None
@@ -139,14 +140,13 @@ def parse_config(content: bytes, *, folder: Path) -> ClusterConfig:
         ConfigRefused: it has problems: all of them.
     """
     try:
-        value = json5.read(content)
+        value, twice = json5.read(content)
     except json5.Json5Refused as error:
-        raise ConfigRefused(
-            [f"the file {problem}" if ": is " not in problem else problem for problem in error.problems]
-        ) from error
+        raise ConfigRefused([f"the file {error}"]) from error
     if not isinstance(value, dict):
         raise ConfigRefused([f"the file must be one object, not {_shown(value)}"])
     reader = _Reader(value, folder)
+    reader.problems += [f"{path}: is given twice; once is allowed" for path in twice]
     config = reader.config(version=blake2b(content, digest_size=8).hexdigest())
     if reader.problems:
         raise ConfigRefused(reader.problems)
@@ -231,11 +231,8 @@ def load_token(config: ClusterConfig) -> str | None:
     except OSError as error:
         raise ConfigRefused([f"internal-token-file: {path} cannot be read: {error.strerror}"]) from error
     if not _TOKEN.fullmatch(text) or len(text) > TOKEN_CHARACTERS_MAX:
-        raise ConfigRefused(
-            [
-                f"internal-token-file: {path} must hold 1 to {TOKEN_CHARACTERS_MAX} visible ASCII characters without a space"
-            ]
-        )
+        allowed = f"1 to {TOKEN_CHARACTERS_MAX} visible ASCII characters without a space"
+        raise ConfigRefused([f"internal-token-file: {path} must hold {allowed}"])
     return text
 
 
@@ -394,7 +391,7 @@ class _Reader:
             return EventTypes(None)
         if not isinstance(value, list) or not 1 <= len(value) <= NAMES_MAX:
             self._problem("event-types", f'must be "any" or a list of 1 to {NAMES_MAX} names, not {_shown(value)}')
-            return EventTypes(CLASSIC_TYPES)
+            return _CLASSIC
         for index, name in enumerate(value):
             if not isinstance(name, str) or not is_event_type(name):
                 allowed = "1 to 64 of A-Z a-z 0-9 _ . : - that are no reserved word"
@@ -430,23 +427,24 @@ def _wrong_with_url(url: object, path: str) -> str | None:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        return f"{example} with a port from 1 to 65535, not {_shown(url)}"
-    if "@" in parts.netloc:
-        return f"{example}; a user or password is not allowed"  # and not shown
-    if parts.scheme not in ("http", "https"):
-        return f"{example}; the scheme must be http or https, not {_shown(parts.scheme)}"
-    if not parts.hostname or port == 0:
-        return f"{example} with a host and a port from 1 to 65535, not {_shown(url)}"
-    if "?" in url or "#" in url:
-        return f"{example}; a query or fragment is not allowed, as in {_shown(url)}"
-    if parts.path.removesuffix("/") != path:
-        return f"{example}; the path must be {path}, not {_shown(parts.path)}"
-    return None
+        return f"{example} with a port from 1 to 65535"
+    checks = (
+        # First, so that no message shows a password.
+        ("@" in parts.netloc, "; a user or password is not allowed"),
+        (parts.scheme not in ("http", "https"), f"; the scheme must be http or https, not {_shown(parts.scheme)}"),
+        (not parts.hostname or port == 0, f" with a host and a port from 1 to 65535, not {_shown(url)}"),
+        ("?" in url or "#" in url, f"; a query or fragment is not allowed, as in {_shown(url)}"),
+        (parts.path.removesuffix("/") != path, f"; the path must be {path}, not {_shown(parts.path)}"),
+    )
+    return next((example + text for wrong, text in checks if wrong), None)
 
 
 def _shown(value: object) -> str:
     """A value as JSON, short enough for a message."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except ValueError:  # of a hexadecimal number with more digits than Python is willing to print
+        text = "a number of too many digits"
     return text if len(text) <= 80 else f"{text[:77]}..."  # noqa: PLR2004 - a line of a terminal
 
 

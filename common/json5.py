@@ -1,6 +1,6 @@
 """JSON5 read strictly: what pyjson5 reads, and the two things it keeps to itself.
 
-A key given twice is an error here (of two URLs for one worker, one would silently win), and an error names its line.
+Keys given twice are told (of two URLs for one worker, one would silently win), and an error names its line.
 The text that pyjson5 accepted is walked once more, token by token, with the path of each key.
 """
 
@@ -27,30 +27,26 @@ _NEAR = re.compile(r" (?:starting )?near ([0-9]+)")
 
 
 class Json5Refused(ValueError):
-    """The text is not JSON5, or gives a key twice; one problem a line in ``problems``."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+    """The bytes are not JSON5; the message says why, and in which line."""
 
 
-def read(content: bytes) -> Any:  # noqa: ANN401 - any JSON value
-    """The value that a text of JSON5 stands for.
+def read(content: bytes) -> tuple[Any, list[str]]:
+    """The value that a text of JSON5 stands for, and the paths of the keys that it gives twice.
 
     Raises:
-        Json5Refused: it is not UTF-8, not JSON5, or an object has a key twice.
+        Json5Refused: it is not UTF-8, or not JSON5.
     """
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise Json5Refused([f"is not UTF-8: byte {error.start} cannot be read"]) from None
+        raise Json5Refused(f"is not UTF-8: byte {error.start} cannot be read") from None
     try:
         value = pyjson5.decode(text)
     except pyjson5.Json5DecoderException as error:
-        raise Json5Refused([f"is not JSON5: {_with_line(str(error.message), text)}"]) from None
-    if twice := [f"{path}: is given twice" for path in _keys_given_twice(text)]:
-        raise Json5Refused(twice)
-    return value
+        raise Json5Refused(f"is not JSON5: {_with_line(str(error.message), text)}") from None
+    except ValueError:  # of int(): more digits than Python is willing to convert
+        raise Json5Refused("is not JSON5: it has a number of too many digits") from None
+    return value, list(_keys_given_twice(text))
 
 
 def join_path(path: str, key: str) -> str:
@@ -65,7 +61,8 @@ def _with_line(message: str, text: str) -> str:
     if (near := _NEAR.search(message)) is None:
         return message
     line = text.count("\n", 0, int(near.group(1))) + 1
-    XX
+    # It shows what it expected as Python bytes: b'object'.
+    return f"line {line}: {_NEAR.sub('', message)}".replace("b'", "'")
 
 
 @dataclass(slots=True)
@@ -88,19 +85,19 @@ class _Inside:
 def _keys_given_twice(text: str) -> Iterator[str]:
     stack = [_Inside("", is_object=False)]  # the document, as if it stood in an array without a path
     for match in _TOKEN.finditer(text):
-        token, top = match.group(), stack[-1]
+        piece, top = match.group(), stack[-1]
         if match.lastgroup == "skipped":
             continue
-        if token in ("{", "["):
+        if piece in ("{", "["):
             path = top.here if len(stack) > 1 else ""
-            stack.append(_Inside(path, is_object=token == "{"))
-        elif token in ("}", "]"):
+            stack.append(_Inside(path, is_object=piece == "{"))
+        elif piece in ("}", "]"):
             stack.pop()
-        elif token == ",":
+        elif piece == ",":
             top.index, top.key_comes = top.index + 1, True
-        elif top.is_object and top.key_comes and token != ":":
+        elif top.is_object and top.key_comes and piece != ":":
             # As pyjson5 reads it: quoted either way, bare, or with escapes.
-            top.key, top.key_comes = next(iter(pyjson5.decode(f"{{{token}:0}}"))), False
+            top.key, top.key_comes = next(iter(pyjson5.decode(f"{{{piece}:0}}"))), False
             if top.key in top.keys:
                 yield top.here
             top.keys.add(top.key)
