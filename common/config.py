@@ -147,10 +147,15 @@ def parse_config(content: bytes, *, folder: Path) -> ClusterConfig:
         raise ConfigRefused([f"the file must be one object, not {_shown(value)}"])
     reader = _Reader(value, folder)
     reader.problems += [f"{path}: is given twice; once is allowed" for path in twice]
-    config = reader.config(version=blake2b(content, digest_size=8).hexdigest())
+    config = reader.config(version=version_of(content))
     if reader.problems:
         raise ConfigRefused(reader.problems)
     return config
+
+
+def version_of(content: bytes) -> str:
+    """A short digest that names one state of the file."""
+    return blake2b(content, digest_size=8).hexdigest()
 
 
 def listen_address(url: str) -> tuple[str, int]:
