@@ -10,6 +10,9 @@
     |   +-- NotHere            404   no such resource
     |   +-- TooSlow            408   the request did not arrive in time
     |   +-- Contradicts        409   the request is well formed, but does not fit what is held here
+    |   |   +-- WrongCluster           it is meant for another cluster
+    |   |   +-- WrongWorker            it is meant for another worker, or for another data directory of this one
+    |   |   +-- RegistryBehind         the caller knows more claims than this registry: it is old, or empty
     |   +-- TooLarge           413   the body is over its bound
     |   +-- WrongMediaType     415   the body is of a type that is not read here
     |   +-- OutsideWindow      422   the timestamp is too far in the past or the future
@@ -20,6 +23,9 @@
     |       +-- OutcomeUnknown       the event was on its way when its deadline passed: may yet be counted
     |       +-- NoAnswer             a question found a worker or the registry away
     +-- WireError                    another node sent bytes that are not of the protocol
+    +-- PeerError                    a call to another node did not get its answer
+    |   +-- PeerAway                 it did not answer in time, or nobody listens there
+    |   +-- PeerRefuses              it answered that it will not
     +-- ExitError                    the process cannot go on: has an exit code
         +-- PortInUse           69   somebody else listens there
         +-- InputOutputFailed   70   the disk or the file system refused
@@ -112,6 +118,27 @@ class Contradicts(RequestError):
     title = "The request contradicts what is held here"
 
 
+class WrongCluster(Contradicts):
+    """The caller means another cluster than the one that this node has joined."""
+
+    slug = "wrong-cluster"
+    title = "This node belongs to another cluster"
+
+
+class WrongWorker(Contradicts):
+    """The caller means another worker, or another data directory than this worker's."""
+
+    slug = "wrong-worker"
+    title = "This is not the worker that is meant"
+
+
+class RegistryBehind(Contradicts):
+    """The caller knows of more claims than this registry: it was lost, or set back, and must be rebuilt."""
+
+    slug = "registry-behind"
+    title = "The registry is older than what is known of it"
+
+
 class TooLarge(RequestError):
     """The body is over its bound."""
 
@@ -186,6 +213,26 @@ class NoAnswer(Unavailable):
 
 class WireError(TallysliceError):
     """Bytes from another node that are not of the protocol, or over its bounds."""
+
+
+class PeerError(TallysliceError):
+    """A call to another node did not get the answer that it asked for."""
+
+
+class PeerAway(PeerError):
+    """The node did not answer in time, cannot be connected to, or says itself that it cannot right now."""
+
+
+class PeerRefuses(PeerError):
+    """The node answered that it will not; asking again the same way gets the same answer.
+
+    Attributes:
+        slug: the last part of the problem type that it gave.
+    """
+
+    def __init__(self, detail: str, *, slug: str) -> None:
+        super().__init__(detail)
+        self.slug = slug
 
 
 class ExitError(TallysliceError):

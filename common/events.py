@@ -96,7 +96,8 @@ def read_urlencoded(text: str) -> list[Field]:
     """Read a query string or a urlencoded form, strictly.
 
     Raises:
-        Malformed: its bytes are not UTF-8 (a replacement character would make two names one), or it has too many fields.
+        Malformed: its bytes are not UTF-8 (a replacement character would make two names one), or there are too many
+            fields.
     """
     try:
         text.encode()  # raw bytes beyond ASCII arrive as surrogates when they are not UTF-8
@@ -118,7 +119,11 @@ def read_json(body: bytes) -> list[Field]:
     """
     try:
         pairs = json.loads(
-            body.decode(), object_pairs_hook=_Pairs, parse_int=JsonNumber, parse_float=JsonNumber, parse_constant=_no_constant
+            body.decode(),
+            object_pairs_hook=_Pairs,
+            parse_int=JsonNumber,
+            parse_float=JsonNumber,
+            parse_constant=_no_constant,
         )
     except UnicodeError:
         message = "the body is not UTF-8"

@@ -35,7 +35,7 @@ class Metrics:
             "tallyslice_config_refusals", "Changes of the cluster file refused since the start.", registry=self.registry
         )
         self.config_refused = Gauge(
-            "tallyslice_config_refused", "1 while the cluster file on disk is not the running one, since it was refused.",
+            "tallyslice_config_refused", "1 while the cluster file on disk is refused.",
             registry=self.registry,
         )  # fmt: skip
         self.ready = Gauge("tallyslice_ready", "1 while the node is ready to serve.", registry=self.registry)

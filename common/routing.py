@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 WorkerId = NewType("WorkerId", str)
 Route = tuple[WorkerId, ...]
 
-# The owner is chosen by the key's first 8 bytes: 64 bits spread evenly over any number of workers that a config can hold.
+# The owner is chosen by the key's first 8 bytes: they spread evenly over any number of workers a config can hold.
 _OWNER_BITS = 64
 _OWNER_BYTES = _OWNER_BITS // 8
 FINGERPRINT_BYTES = 8

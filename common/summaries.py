@@ -6,7 +6,7 @@ Each user of a slice belongs to exactly one worker of its route, so the sum over
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping  # noqa: TC003 - msgspec reads the annotation when it builds a decoder
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 

@@ -28,7 +28,9 @@ class Tasks:
         """Begin to own."""
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
         """Cancel what is left and wait for it."""
         # A copy: tasks remove themselves when they end.
         left = list(self._running)

@@ -8,26 +8,39 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import errno
 import hmac
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 import uvloop
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from common.config import listen_address
 from common.errors import (
-    ExitError, Forbidden, InputOutputFailed, Malformed, NotHere, PortInUse, RequestError, TooLarge, TooSlow, Unauthorized,
+    EXIT_USAGE,
+    ExitError,
+    Forbidden,
+    InputOutputFailed,
+    Malformed,
+    NotHere,
+    PortInUse,
+    RequestError,
+    TooLarge,
+    TooSlow,
+    Unauthorized,
     WireError,
-)  # fmt: skip
+)
 from common.logs import Log, quiet_library_logger
 
 if TYPE_CHECKING:
@@ -41,7 +54,6 @@ DRAIN_SECONDS = 1.0  # between "not ready" and no more listening: load balancers
 FINISH_SECONDS = 6.0  # for handlers to finish; with the drain and the parts' leaving it stays within 10 s
 CLOSE_SECONDS = 2.5  # for the parts to leave
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Reason = Callable[[], str | None]
 
 
@@ -81,7 +93,7 @@ def json_response(value: Any, *, status: HTTPStatus = HTTPStatus.OK) -> web.Resp
     return web.Response(status=status, body=msgspec.json.encode(value), content_type=JSON_TYPE)
 
 
-def edge_middleware(*, metrics: Metrics, log: Log) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def edge_middleware(*, metrics: Metrics, log: Log) -> Middleware:
     """The request edge: every answer is counted and timed, every error becomes a problem answer."""
 
     @web.middleware
@@ -102,7 +114,9 @@ def edge_middleware(*, metrics: Metrics, log: Log) -> Callable[[web.Request, Han
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 
-async def _answer(request: web.Request, handler: Handler, log: Log) -> web.StreamResponse:
+async def _answer(  # noqa: PLR0911 - a table of errors
+    request: web.Request, handler: Handler, log: Log
+) -> web.StreamResponse:
     try:
         return await handler(request)
     except RequestError as error:
@@ -120,7 +134,7 @@ async def _answer(request: web.Request, handler: Handler, log: Log) -> web.Strea
     except web.HTTPException as error:
         return problem_response(_Other.of(error))
     except Exception as error:  # noqa: BLE001 - the request edge: a defect must not take the connection down unexplained
-        log.error("request_failed", error=error)
+        log.error("request_failed", error=error)  # noqa: TRY400 - a traceback's last line would quote the input
         return problem_response(RequestError("an unexpected error; the log of the node says where"))
 
 
@@ -137,8 +151,8 @@ class _Other(RequestError):
     @classmethod
     def of(cls, error: web.HTTPException) -> _Other:
         # aiohttp's reason is a fixed phrase; its text may quote the request.
-        other = cls(HTTPStatus(error.status).phrase)
-        other.status = HTTPStatus(error.status)  # type: ignore[misc] - the one error whose status is not its class's
+        kind = type("Other", (_Other,), {"status": HTTPStatus(error.status)})
+        other: _Other = kind(HTTPStatus(error.status).phrase)
         return other
 
 
@@ -239,6 +253,41 @@ async def serve(app: web.Application, *, url: str, health: Health, log: Log, sto
     finally:
         await runner.cleanup()
     log.info("stopped")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeArguments:
+    """What a node was started with."""
+
+    node: str
+    cluster_file: Path
+    data: Path
+
+
+def read_arguments(kind: str, arguments: Sequence[str] | None = None) -> NodeArguments:
+    """Read ``ID [CLUSTER_FILE] [--data DIR]``; leaves the process with 64 if they are something else.
+
+    Args:
+        kind: ``api`` or ``worker``: the default data folder is ``data/KIND-ID``.
+        arguments: those of the process if None.
+    """
+    parser = _Parser(prog=f"python -m {kind}_node", description=f"Run one {kind} node of a Tallyslice cluster.")
+    parser.add_argument("node", metavar="ID", help=f"which of the cluster file's {kind} nodes this is")
+    parser.add_argument(
+        "cluster_file", metavar="CLUSTER_FILE", nargs="?", type=Path, default=Path("etc/cluster.json"),
+        help="the cluster file (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--data", metavar="DIR", type=Path, help=f"the data folder (default: data/{kind}-ID)")
+    found = parser.parse_args(arguments)
+    return NodeArguments(
+        node=found.node, cluster_file=found.cluster_file, data=found.data or Path("data") / f"{kind}-{found.node}"
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
 
 
 def run_process(main: Callable[[asyncio.Event], Awaitable[None]]) -> int:

@@ -255,14 +255,21 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
-    """The registry's answer: what is settled of what was named. A slice that is not here is not settled."""
+    """The registry's answer: what is settled of what was named. A slice that is not here is not settled.
+
+    Attributes:
+        claims: the registry's own number: how many claims it has settled.
+        routes: what is settled.
+        over: slices whose claim was refused because the cluster holds ``max-slices`` open ones already.
+    """
 
     claims: int
     routes: tuple[SettledRoute, ...]
+    over: tuple[SliceId, ...] = ()
 
 
 class RegistryState(msgspec.Struct, frozen=True, kw_only=True):
-    """``GET /worker/registry``: the pins (None before the first contact), the claim number, what routes name, the last routes."""
+    """``GET /worker/registry``: the pins (None before the first contact), the claim number, and what routes name."""
 
     pins: Pins | None
     claims: int

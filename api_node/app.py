@@ -1,0 +1,235 @@
+"""The composition root of an API node: the only file that builds its parts.
+
+::
+
+    AnalyticsRoutes -- Intake ---- SettledRoutes -- HostedRegistry --+
+          |               |              |                           +-- Peer -- worker
+          +---- Queries --+---- WorkerPool -- WorkerLink -- Sender --+
+                                  Membership (pins, claims)      ClusterWatch (config)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp import web
+
+from api_node.intake import Intake
+from api_node.membership import Membership
+from api_node.node_metrics import ApiMetrics
+from api_node.peer import Peer
+from api_node.queries import Queries
+from api_node.registry import HostedRegistry
+from api_node.routes.analytics import EVENT_BYTES_MAX, AnalyticsRoutes
+from api_node.routes.cluster import ClusterRoutes
+from api_node.settled_routes import SettledRoutes
+from api_node.worker_client import WorkerPool
+from common.anonymise import Anonymiser
+from common.cluster_watch import ClusterWatch
+from common.config import ClusterConfig, load_config, load_secret, load_token
+from common.errors import ConfigRefused, ExitError, InputOutputFailed, PeerError, WireError
+from common.judge import Verdict, judge
+from common.logs import new_log
+from common.slices import Micros
+from common.tasks import Tasks
+from common.web import FINISH_SECONDS, Health, add_probes, edge_middleware, serve
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from common.logs import Log
+    from common.routing import WorkerId
+    from common.web import NodeArguments
+
+GIVE_UP_SECONDS = FINISH_SECONDS - 1.0  # while stopping: leaves a second for the answers to get out
+
+
+def system_now() -> Micros:
+    """The wall clock."""
+    return Micros(time.time_ns() // 1000)
+
+
+class ApiNode:
+    """One API node: parts, wired. Build it inside a running loop; ``app`` brings the parts to life and ends them."""
+
+    def __init__(
+        self,
+        *,
+        config: ClusterConfig,
+        cluster_file: Path,
+        data: Path,
+        fail: Callable[[ExitError], None],
+        log: Log,
+        now: Callable[[], Micros] = system_now,
+    ) -> None:
+        self.health = Health()
+        self._config = config
+        self._token = load_token(config)
+        self._data = data
+        self._fail = fail
+        self._now = now
+        anonymiser = Anonymiser(secret=load_secret(config))
+        metrics = ApiMetrics()
+        self._tasks = Tasks(log=log)
+        # No limit of connections: each worker has one envelope per stream, and one question per slice, under way.
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
+            timeout=aiohttp.ClientTimeout(total=None),  # every call has a deadline of its own
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        self._registry_peer = Peer(
+            session=self._session, url=config.worker_nodes[config.registry], token=lambda: self._token
+        )
+        self._registry = HostedRegistry(peer=self._registry_peer)
+        self._membership = Membership(
+            folder=data,
+            config=self._running,
+            secret_id=anonymiser.secret_id,
+            registry=self._registry,
+            identities=lambda: self._workers.identities(),  # noqa: PLW0108 - the pool is built below
+            now=now,
+            log=log,
+        )
+        self._routes = SettledRoutes(
+            membership=self._membership,
+            registry=self._registry,
+            config=self._running,
+            ask_workers=lambda slices: self._workers.routes_held(slices),  # noqa: PLW0108 - likewise
+            tasks=self._tasks,
+            log=log,
+        )
+        self._workers = WorkerPool(
+            session=self._session,
+            membership=self._membership,
+            learn_route=self._routes.learn,
+            token=lambda: self._token,
+            metrics=metrics,
+            log=log,
+        )
+        self._intake = Intake(
+            config=self._running,
+            membership=self._membership,
+            routes=self._routes,
+            workers=self._workers,
+            anonymiser=anonymiser,
+            metrics=metrics,
+            now=now,
+        )
+        queries = Queries(
+            config=self._running, routes=self._routes, workers=self._workers, metrics=metrics, tasks=self._tasks
+        )
+        self._watch = ClusterWatch(
+            path=cluster_file, running=config, judge=self._judge, publish=self._publish, log=log, now=now
+        )
+        metrics.config_reloads.set_function(lambda: self._watch.reloads)
+        metrics.config_refusals.set_function(lambda: self._watch.refusals)
+        metrics.config_refused.set_function(lambda: self._watch.refusal is not None)
+        self.health.reasons += [self._membership.reason, self._tasks.reason, self._all_refuse]
+        self.app = web.Application(
+            middlewares=[edge_middleware(metrics=metrics, log=log)], client_max_size=EVENT_BYTES_MAX + 1
+        )
+        AnalyticsRoutes(
+            config=self._running, membership=self._membership, intake=self._intake, queries=queries, now=now
+        ).add_to(self.app)
+        ClusterRoutes(
+            config=self._running,
+            watch=self._watch,
+            membership=self._membership,
+            registry=self._registry,
+            workers=self._workers,
+            problems=self._problems,
+        ).add_to(self.app)
+        add_probes(self.app, health=self.health, metrics=metrics)
+        self.app.cleanup_ctx.append(self._life)
+        self.app.on_shutdown.append(self._finish)
+
+    async def _life(self, _: web.Application) -> AsyncIterator[None]:
+        """Bring the parts to life, in the order in which they need each other."""
+        try:
+            self._data.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            message = f"{self._data} cannot be made (errno {error.errno})"
+            raise InputOutputFailed(message) from error
+        async with AsyncExitStack() as parts:
+            await parts.enter_async_context(self._session)
+            await parts.enter_async_context(self._workers)
+            await parts.enter_async_context(self._tasks)
+            await self._workers.follow(self._config, lambda: None)
+            try:
+                await self._membership.join()
+            except (PeerError, WireError):
+                # Not an end: a node may start before its workers. It is not ready until it has joined.
+                self._tasks.start("join", self._membership.keep_joining(self._fail))
+            self._tasks.start("keep-claims", self._membership.keep_claims())
+            self._tasks.start("claim-ahead", self._routes.claim_ahead(self._now))
+            await parts.enter_async_context(self._watch)
+            yield
+
+    async def _finish(self, _: web.Application) -> None:
+        """Nobody listens any more: take no new events, and do not wait for a worker that is away beyond our own end."""
+        self._intake.draining = True
+        asyncio.get_running_loop().call_later(GIVE_UP_SECONDS, self._workers.give_up)
+
+    def _running(self) -> ClusterConfig:
+        return self._config
+
+    async def _judge(self, running: ClusterConfig, proposed: ClusterConfig) -> Verdict:
+        named: frozenset[WorkerId] | None = frozenset(self._membership.named)
+        if running.worker_nodes.keys() - proposed.worker_nodes.keys():
+            # Another node may have settled a route just now, so this needs the registry's own word.
+            try:
+                named = frozenset((await self._registry.state()).named) | self._membership.named
+            except (PeerError, WireError):
+                named = None
+        return judge(running, proposed, pins=self._membership.pins, named=named)
+
+    async def _publish(self, config: ClusterConfig) -> None:
+        token = load_token(config)
+
+        def switch() -> None:
+            self._config = config
+            self._token = token
+            self._registry_peer.url = config.worker_nodes[config.registry]
+            self._routes.follow(config)
+
+        await self._workers.follow(config, switch)
+
+    def _all_refuse(self) -> str | None:
+        refusals = [link.refusal for link in self._workers.links.values()]
+        return f"every worker refuses this node: {refusals[0]}" if refusals and all(refusals) else None
+
+    def _problems(self) -> list[str]:
+        """What people should know, beyond whether the node is ready."""
+        links = self._workers.links.values()
+        found = [*self.health.problems(), self._membership.problem, self._routes.registry_problem]
+        found += [link.refusal for link in links]
+        return [text for text in dict.fromkeys(found) if text]
+
+
+async def run_node(arguments: NodeArguments, stop: asyncio.Event) -> None:
+    """Run an API node until ``stop`` is set.
+
+    Raises:
+        ExitError: it cannot start, or not go on.
+    """
+    config = load_config(arguments.cluster_file)
+    if arguments.node not in config.api_nodes:
+        known = ", ".join(f'"{node}"' for node in config.api_nodes)
+        raise ConfigRefused([f'api-nodes: no API node "{arguments.node}"; known: {known}'])
+    log = new_log(f"api-{arguments.node}")
+    failures: list[ExitError] = []
+
+    def fail(error: ExitError) -> None:
+        failures.append(error)
+        stop.set()
+
+    node = ApiNode(config=config, cluster_file=arguments.cluster_file, data=arguments.data, fail=fail, log=log)
+    await serve(node.app, url=config.api_nodes[arguments.node], health=node.health, log=log, stop=stop)
+    if failures:
+        raise failures[0]

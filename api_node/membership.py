@@ -1,0 +1,305 @@
+"""Which cluster this API node is of: the pins, the highest claim number, and where both are kept.
+
+::
+
+    kept on disk?   registry answers?   pins there?   then
+    no              yes                 no            ask every worker: all without a cluster -> initialise; else refuse
+    any             yes                 yes           join, if they are the same cluster, secret, length and start
+    yes             yes                 no            refuse: the registry is lost or empty
+    yes             no                  -             go on with what is kept
+    no              no                  -             go on with what the workers keep, if they agree; else wait
+
+Nothing here is ever taken back: a node that has joined a cluster never joins another from the same folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import uuid
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from common.errors import (
+    ConfigRefused,
+    ExitError,
+    InputOutputFailed,
+    NoAnswer,
+    PeerAway,
+    PeerError,
+    PeerRefuses,
+    WireError,
+)
+from common.judge import judge
+from common.slices import SECOND, Micros, SliceClock
+from common.wire import Identity, Pins, RegistryState
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from api_node.registry import Registry
+    from common.config import ClusterConfig
+    from common.logs import Log
+    from common.routing import WorkerId
+
+KEPT_FILE = "identity.json"
+RETRY_FIRST_SECONDS, RETRY_MOST_SECONDS = 0.1, 2.0
+
+
+class _Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """What this node keeps of its cluster."""
+
+    pins: Pins
+    claims: int
+
+
+class Membership:
+    """The node's place in its cluster. ``pins`` is None until it has joined."""
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        config: Callable[[], ClusterConfig],
+        secret_id: str,
+        registry: Registry,
+        identities: Callable[[], Awaitable[dict[WorkerId, Identity | PeerError]]],
+        now: Callable[[], Micros],
+        log: Log,
+    ) -> None:
+        self.pins: Pins | None = None
+        self.claims = 0
+        self.named: set[WorkerId] = set()
+        self.problem: str | None = "has not joined its cluster yet"
+        self.joined = asyncio.Event()
+        self._folder = folder
+        self._config = config
+        self._secret_id = secret_id
+        self._registry = registry
+        self._identities = identities
+        self._now = now
+        self._log = log
+        self._clock: SliceClock | None = None
+        self._claims_rose = asyncio.Event()
+
+    @property
+    def clock(self) -> SliceClock:
+        """The cluster's division of time.
+
+        Raises:
+            NoAnswer: the node has not joined yet.
+        """
+        if self._clock is None:
+            raise NoAnswer(f"this node {self.problem}")
+        return self._clock
+
+    @property
+    def cluster(self) -> str:
+        """The cluster id.
+
+        Raises:
+            NoAnswer: the node has not joined yet.
+        """
+        if self.pins is None:
+            raise NoAnswer(f"this node {self.problem}")
+        return self.pins.cluster
+
+    def reason(self) -> str | None:
+        """For readiness."""
+        return self.problem if self.pins is None else None
+
+    def saw_claims(self, number: int) -> None:
+        """Some node knows of this many claims; so a registry with fewer is not the real one."""
+        if number > self.claims:
+            self.claims = number
+            self._claims_rose.set()
+
+    async def join(self) -> None:
+        """One try to join, or to hear news of the registry.
+
+        Raises:
+            ConfigRefused: the cluster's pins contradict this node's secret or config.
+            PeerError: not now; ``problem`` says why.
+        """
+        kept = self._read_kept()
+        try:
+            state = await self._registry.state()
+            if state.pins is None:
+                state = await self._first_contact(kept)
+        except (PeerError, WireError) as error:
+            await self._go_on_without(kept, error)
+            return
+        assert state.pins is not None  # noqa: S101 - first contact ends in pins, or raises
+        self._accept(state, kept)
+
+    async def keep_joining(self, fail: Callable[[ExitError], None]) -> None:
+        """Try until the registry itself has let this node in; a task's body."""
+        delay = RETRY_FIRST_SECONDS
+        while True:
+            try:
+                await self.join()
+            except ExitError as error:
+                fail(error)
+                return
+            except (PeerError, WireError):
+                pass  # in self.problem
+            if self.problem is None:
+                return
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, RETRY_MOST_SECONDS)
+
+    async def keep_claims(self) -> None:
+        """Write the claim number whenever it has risen; a task's body."""
+        while True:
+            await self._claims_rose.wait()
+            self._claims_rose.clear()
+            if self.pins is not None:
+                await asyncio.to_thread(self._write_kept, _Kept(pins=self.pins, claims=self.claims))
+
+    async def pin_worker(self, worker: WorkerId, uuid_found: str) -> str:
+        """The uuid that the cluster pinned for the worker's data directory; proposes the one found if there is none.
+
+        Raises:
+            PeerError: the registry does not answer, or refuses.
+        """
+        assert self.pins is not None  # noqa: S101 - workers are only asked after joining
+        pinned = self.pins.workers.get(worker)
+        if pinned == uuid_found:
+            return pinned
+        # Unknown here, or another: what the registry says now counts, another node may have pinned it meanwhile.
+        state = await (
+            self._registry.state() if pinned else self._registry.pin_worker(self.cluster, worker, uuid_found)
+        )
+        if state.pins is None or state.pins.cluster != self.cluster:
+            message = "the registry is not of this node's cluster"
+            raise PeerRefuses(message, slug="wrong-cluster")
+        self._take_pins(state.pins)
+        return state.pins.workers.get(worker, "")
+
+    async def _first_contact(self, kept: _Kept | None) -> RegistryState:
+        """The registry knows no cluster. Only if nobody does is this the beginning of one."""
+        if kept is not None:
+            raise self._refused(f"the registry is empty, but this node belongs to cluster {kept.pins.cluster}")
+        config = self._config()
+        identities = await self._identities()
+        uuids: dict[WorkerId, str] = {}
+        for worker, identity in identities.items():
+            if isinstance(identity, PeerError):
+                self.problem = f"waits for every worker before the first contact: {identity}"
+                raise PeerAway(self.problem)
+            if identity.cluster is not None:
+                raise self._refused(f"the registry is empty, but worker {worker} belongs to cluster {identity.cluster}")
+            if identity.id != worker:
+                raise self._refused(f"worker {worker} answers as worker {identity.id}: are the URLs swapped?")
+            uuids[worker] = identity.uuid
+        # Whole seconds, so that the slices' bounds are easy to read.
+        first = config.first_slice if config.first_slice is not None else self._now() // SECOND * SECOND
+        pins = Pins(
+            cluster=uuid.uuid4().hex,
+            first=first,
+            length_seconds=config.length_of_time_slice,
+            secret_id=self._secret_id,
+            registry=config.registry,
+            workers=uuids,
+        )
+        return await self._registry.initialise(pins)
+
+    async def _go_on_without(self, kept: _Kept | None, error: PeerError | WireError) -> None:
+        if self.pins is None and kept is not None and isinstance(error, PeerAway):
+            self._check(kept.pins)
+            self._take_pins(kept.pins)
+            self.saw_claims(kept.claims)
+            self.joined.set()
+        elif self.pins is None and isinstance(error, PeerAway):
+            found = [
+                it for it in (await self._identities()).values() if isinstance(it, Identity) and it.pins is not None
+            ]
+            if found and len({it.cluster for it in found}) == 1 and (pins := found[0].pins) is not None:
+                self._check(pins)
+                self._take_pins(pins)
+                self.saw_claims(max(it.claims for it in found))
+                self.joined.set()
+        if self.problem is None or not isinstance(error, PeerRefuses):
+            self.problem = f"cannot reach the registry: {error}"
+        raise error
+
+    def _accept(self, state: RegistryState, kept: _Kept | None) -> None:
+        pins = state.pins
+        assert pins is not None  # noqa: S101 - the caller looked
+        known = self.pins or (kept.pins if kept else None)
+        if known is not None and known.cluster != pins.cluster:
+            text = f"the registry is of cluster {pins.cluster}, but this node belongs to cluster {known.cluster}"
+            raise ConfigRefused([text])
+        self._check(pins)
+        verdict = judge(None, self._config(), pins=pins, named=frozenset(state.named))
+        if verdict.refusals:
+            raise ConfigRefused(list(verdict.refusals))
+        claims = max(self.claims, kept.claims if kept else 0)
+        self._take_pins(pins)
+        self._write_kept(_Kept(pins=pins, claims=max(claims, state.claims)))
+        self.named.update(state.named)
+        self.saw_claims(max(claims, state.claims))
+        self.joined.set()
+        if state.claims < claims:
+            text = f"the registry has {state.claims} claims, but {claims} are known: it is lost or old"
+            raise self._refused(text)
+        self.problem = None
+        self._log.info("joined", cluster=pins.cluster, claims=self.claims)
+
+    def _check(self, pins: Pins) -> None:
+        if pins.secret_id != self._secret_id:
+            text = (
+                f"secret-file: this secret has id {self._secret_id}, but the cluster was begun with {pins.secret_id}; "
+                "give this node the cluster's secret"
+            )
+            raise ConfigRefused([text])
+        verdict = judge(None, self._config(), pins=pins, named=frozenset())
+        if verdict.refusals:
+            raise ConfigRefused(list(verdict.refusals))
+
+    def _take_pins(self, pins: Pins) -> None:
+        self.pins = pins
+        self._clock = SliceClock(first=Micros(pins.first), length_seconds=pins.length_seconds)
+
+    def _refused(self, text: str) -> PeerRefuses:
+        if self.problem != text:
+            self._log.error("registry_refused", reason=text)
+        self.problem = text
+        return PeerRefuses(text, slug="registry-refused")
+
+    def _read_kept(self) -> _Kept | None:
+        try:
+            return msgspec.json.decode((self._folder / KEPT_FILE).read_bytes(), type=_Kept)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.DecodeError) as error:
+            message = f"{self._folder / KEPT_FILE} cannot be read ({type(error).__name__}): restore it, or move it away"
+            raise InputOutputFailed(message) from error
+
+    def _write_kept(self, kept: _Kept) -> None:
+        """Replace the file in one step; several processes may share the folder, so each uses a name of its own."""
+        target = self._folder / KEPT_FILE
+        draft = target.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            with draft.open("wb") as file:
+                file.write(msgspec.json.encode(kept))
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(target)
+            _fsync_folder(self._folder)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
+            message = f"{target} cannot be written (errno {error.errno})"
+            raise InputOutputFailed(message) from error
+
+
+def _fsync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,48 @@
+"""What an API node measures beside what every node does."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from common.metrics import SECONDS_BUCKETS, Metrics
+
+
+class ApiMetrics(Metrics):
+    """The metrics of an API node."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events = Counter(
+            "tallyslice_events",
+            "Events by what became of them: counted, or the type of the problem that was answered.",
+            ("outcome",),
+            registry=self.registry,
+        )
+        self.event_seconds = Histogram(
+            "tallyslice_event_seconds",
+            "From a read event to its receipt.",
+            buckets=SECONDS_BUCKETS,
+            registry=self.registry,
+        )
+        self.batches = Counter(
+            "tallyslice_batches", "Batches by the worker's outcome.", ("outcome",), registry=self.registry
+        )
+        self.stream_faults = Counter(
+            "tallyslice_stream_faults",
+            "Streams ended because a worker lost acknowledged data (stream_regressed), or knew other bytes of a number "
+            "(stream_conflict).",
+            ("kind",),
+            registry=self.registry,
+        )
+        self.summaries = Counter(
+            "tallyslice_summaries",
+            "Summaries that questions needed: from the cache, shared with a question under way, or asked for.",
+            ("source",),
+            registry=self.registry,
+        )
+        self.queue_events = Gauge(
+            "tallyslice_queue_events", "Events that wait for a worker's receipt.", ("worker",), registry=self.registry
+        )
+        self.parked_slices = Gauge(
+            "tallyslice_parked_slices", "Slices that a worker refuses.", ("worker",), registry=self.registry
+        )

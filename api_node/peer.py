@@ -1,0 +1,101 @@
+"""Calls from an API node to a worker over HTTP: the one seam to the outside on this side of the cluster.
+
+Every call has a deadline, carries the internal token, and ends in one of four ways: the typed answer, ``PeerAway``,
+``PeerRefuses``, or ``WireError``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import TYPE_CHECKING, TypeVar
+
+import aiohttp
+import msgspec
+
+from common import wire
+from common.errors import PeerAway, PeerRefuses, WireError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+# What a node answers while it is starting, stopping or overloaded: the same as being away.
+_AWAY = frozenset(
+    {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT, HTTPStatus.REQUEST_TIMEOUT}
+)
+
+
+class _Problem(msgspec.Struct):
+    type: str = ""
+    detail: str = ""
+
+
+class Peer:
+    """One worker, as reached over HTTP. ``url`` follows the config."""
+
+    def __init__(self, *, session: aiohttp.ClientSession, url: str, token: Callable[[], str | None]) -> None:
+        self.url = url
+        self._session = session
+        self._token = token
+
+    async def post_packed(self, path: str, message: msgspec.Struct, kind: type[T], *, seconds: float) -> T:
+        """POST a message as msgpack, and read the answer as msgpack."""
+        body = await self._call("POST", path, wire.encode(message), wire.MEDIA_TYPE, seconds)
+        return wire.decode(body, kind)
+
+    async def post_json(self, path: str, message: msgspec.Struct, kind: type[T], *, seconds: float) -> T:
+        """POST a message as JSON, and read the answer as JSON."""
+        return _from_json(
+            await self._call("POST", path, msgspec.json.encode(message), "application/json", seconds), kind
+        )
+
+    async def get_json(self, path: str, kind: type[T], *, seconds: float) -> T:
+        """GET, and read the answer as JSON."""
+        return _from_json(await self._call("GET", path, None, None, seconds), kind)
+
+    async def _call(
+        self, method: str, path: str, body: bytes | None, content_type: str | None, seconds: float
+    ) -> bytes:
+        headers = {} if content_type is None else {"Content-Type": content_type}
+        if (token := self._token()) is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        try:
+            async with (
+                asyncio.timeout(seconds),
+                self._session.request(
+                    method, self.url + path, data=body, headers=headers, allow_redirects=False
+                ) as response,
+            ):
+                content = await response.read()
+                status = response.status
+        except TimeoutError as error:
+            message = f"{self.url} did not answer within {seconds:g} s"
+            raise PeerAway(message) from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            message = f"{self.url} cannot be reached ({type(error).__name__})"
+            raise PeerAway(message) from error
+        if status == HTTPStatus.OK:
+            return content
+        problem = _problem(content)
+        if status in _AWAY:
+            message = f"{self.url} answers {status}: {problem.detail}"
+            raise PeerAway(message)
+        message = f"{self.url} answers {status}: {problem.detail}"
+        raise PeerRefuses(message, slug=problem.type.rpartition(":")[2])
+
+
+def _from_json(content: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        message = f"not a valid {kind.__name__.lower()}: {error}"
+        raise WireError(message) from None
+
+
+def _problem(content: bytes) -> _Problem:
+    try:
+        return msgspec.json.decode(content, type=_Problem)
+    except (msgspec.DecodeError, UnicodeError):
+        return _Problem(detail="(no explanation)")

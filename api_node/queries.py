@@ -1,0 +1,221 @@
+"""A question's way: slice -> settled route -> each worker's summary, cached or asked for -> sum.
+
+One question per worker and slice is under way at a time, shared by all who want its answer. Each of them waits for a
+worker that is away until its own deadline, so that a restart goes unnoticed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from common import summaries
+from common.errors import NoAnswer, NotTaken, PeerAway, PeerError, WireError
+from common.routing import proposed_route
+from common.summaries import Summary
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Hashable
+
+    from api_node.node_metrics import ApiMetrics
+    from api_node.settled_routes import SettledRoutes
+    from api_node.worker_client import WorkerLink, WorkerPool
+    from common.config import ClusterConfig
+    from common.routing import Route, WorkerId
+    from common.slices import SliceId
+    from common.tasks import Tasks
+    from common.wire import Held
+
+DEADLINE_SECONDS = 3.0
+RETRY_FIRST_SECONDS, RETRY_MOST_SECONDS = 0.05, 0.2
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSummary:
+    """One worker's part of a slice; ``summary`` is None if the worker did not answer."""
+
+    worker: WorkerId
+    url: str
+    summary: Summary | None
+
+
+class Queries:
+    """Answers questions about slices. ``partial``: sum what answers, and say that it is not complete."""
+
+    def __init__(
+        self,
+        *,
+        config: Callable[[], ClusterConfig],
+        routes: SettledRoutes,
+        workers: WorkerPool,
+        metrics: ApiMetrics,
+        tasks: Tasks,
+    ) -> None:
+        self._config = config
+        self._routes = routes
+        self._workers = workers
+        self._metrics = metrics
+        self._tasks = tasks
+        self._under_way: dict[Hashable, asyncio.Future[object]] = {}
+
+    async def summary(self, slice_id: SliceId, *, partial: bool = False) -> Summary:
+        """What the cluster knows of a slice.
+
+        Raises:
+            NoAnswer: a worker, or the registry, does not answer in time.
+        """
+        route = await self._routes.find(slice_id)
+        if route is None:
+            return Summary(slice=slice_id)
+        parts = await self._parts(route, slice_id, partial=partial)
+        answered = [part.summary for part in parts if part.summary is not None]
+        return summaries.add(slice_id, answered, all_answered=len(answered) == len(parts))
+
+    async def per_worker(self, slice_id: SliceId, *, partial: bool = False) -> list[WorkerSummary]:
+        """What each worker knows of a slice, in route order; if it is not settled, zeros of the proposed route.
+
+        Raises:
+            NoAnswer: a worker, or the registry, does not answer in time.
+        """
+        route = await self._routes.find(slice_id)
+        if route is None:
+            config = self._config()
+            return [
+                WorkerSummary(worker=worker, url=config.worker_nodes[worker], summary=Summary(slice=slice_id))
+                for worker in proposed_route(config.routing, slice_id)
+            ]
+        return await self._parts(route, slice_id, partial=partial)
+
+    async def all_slices(self, until: SliceId, *, partial: bool = False) -> list[Summary]:
+        """What the cluster knows of every slice that holds data, ascending, up to one.
+
+        Raises:
+            NoAnswer: a worker does not answer in time.
+        """
+        links = list(self._workers.links.values())
+        found = await asyncio.gather(*(self._try(self._all_of(link, until), partial=partial) for link in links))
+        missing = {link.worker for link, held in zip(links, found, strict=True) if held is None}
+        by_slice: dict[SliceId, list[Held]] = {}
+        for held_by_worker in found:
+            for slice_id, held in (held_by_worker or {}).items():
+                by_slice.setdefault(slice_id, []).append(held)
+        sums = [
+            summaries.add(
+                slice_id,
+                [held.summary for held in parts],
+                all_answered=not missing or missing.isdisjoint(self._routes.known(slice_id) or missing),
+            )
+            for slice_id, parts in sorted(by_slice.items())
+        ]
+        return [one for one in sums if not one.is_empty]
+
+    async def _parts(self, route: Route, slice_id: SliceId, *, partial: bool) -> list[WorkerSummary]:
+        links = [self._link(worker) for worker in route]
+        # Cached summaries need neither a task nor a turn of the loop.
+        found: list[Summary | None] = []
+        missing: list[int] = []
+        for position, link in enumerate(links):
+            held = link.cache.get(slice_id)
+            found.append(None if held is None else held.summary)
+            if held is None:
+                missing.append(position)
+        self._metrics.summaries.labels("cache").inc(len(links) - len(missing))
+        if missing:
+            asked = (self._try(self._one(links[position], slice_id), partial=partial) for position in missing)
+            for position, summary in zip(missing, await asyncio.gather(*asked), strict=True):
+                found[position] = summary
+        return [
+            WorkerSummary(worker=link.worker, url=link.peer.url, summary=summary)
+            for link, summary in zip(links, found, strict=True)
+        ]
+
+    def _link(self, worker: WorkerId) -> WorkerLink:
+        try:
+            return self._workers.link(worker)
+        except NotTaken as error:
+            raise NoAnswer(error.detail) from error
+
+    async def _try(self, asked: Awaitable[T], *, partial: bool) -> T | None:
+        try:
+            return await asked
+        except NoAnswer:
+            if partial:
+                return None
+            raise
+
+    async def _one(self, link: WorkerLink, slice_id: SliceId) -> Summary:
+        async def ask() -> Held:
+            watcher = link.cache.watch(slice_id)
+            try:
+                answer = await link.ask((slice_id,))
+                return link.cache.answered(watcher, slice_id, answer.get(slice_id))
+            finally:
+                link.cache.drop(watcher)
+
+        return (await self._persist(link, (link.worker, slice_id), ask)).summary
+
+    async def _all_of(self, link: WorkerLink, until: SliceId) -> dict[SliceId, Held]:
+        if (known := link.cache.get_all(until)) is not None:
+            self._metrics.summaries.labels("cache").inc()
+            return known
+
+        async def ask() -> dict[SliceId, Held]:
+            watcher = link.cache.watch(None)
+            try:
+                return link.cache.answered_all(watcher, until, await link.ask_all(until))
+            finally:
+                link.cache.drop(watcher)
+
+        return await self._persist(link, (link.worker, "all", until), ask)
+
+    async def _persist(self, link: WorkerLink, key: Hashable, ask: Callable[[], Awaitable[T]]) -> T:
+        """The answer, asking again and again until the deadline."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + DEADLINE_SECONDS
+        pause = RETRY_FIRST_SECONDS
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    return await self._shared(key, ask)
+            except TimeoutError:
+                reason = link.trouble or "no answer in time"
+            except (PeerError, WireError) as error:
+                reason = str(error)
+                if isinstance(error, PeerAway) and loop.time() + pause < deadline:
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, RETRY_MOST_SECONDS)
+                    continue
+            message = f"worker {link.worker} does not answer: {reason}"
+            raise NoAnswer(message)
+
+    async def _shared(self, key: Hashable, ask: Callable[[], Awaitable[T]]) -> T:
+        """Join the question under way, or begin it."""
+        under_way = self._under_way.get(key)
+        if under_way is None:
+            self._metrics.summaries.labels("asked").inc()
+            under_way = asyncio.get_running_loop().create_future()
+            self._under_way[key] = under_way
+            self._tasks.start("question", self._run(key, under_way, ask))
+        else:
+            self._metrics.summaries.labels("shared").inc()
+        # Shielded: one who gives up must not take the answer from the others.
+        return cast("T", await asyncio.shield(under_way))  # a key always has answers of one type
+
+    async def _run(
+        self, key: Hashable, under_way: asyncio.Future[object], ask: Callable[[], Awaitable[object]]
+    ) -> None:
+        try:
+            answer = await ask()
+        except (PeerError, WireError) as error:
+            under_way.set_exception(error)
+            under_way.exception()  # looked at: all who waited may have given up
+        except BaseException:
+            under_way.cancel()
+            raise
+        else:
+            under_way.set_result(answer)
+        finally:
+            self._under_way.pop(key, None)

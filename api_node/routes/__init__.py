@@ -1,0 +1,1 @@
+"""The HTTP routes of an API node, a module per group."""

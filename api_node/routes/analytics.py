@@ -1,0 +1,183 @@
+"""``/analytics``: events in, summaries out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from common.errors import Malformed, TooLarge, WrongMediaType
+from common.events import EVENT, TIMESTAMP, parse_timestamp, read_json, read_urlencoded
+from common.summaries import to_json, to_text
+from common.web import json_response, read_body
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from api_node.intake import Intake
+    from api_node.membership import Membership
+    from api_node.queries import Queries, WorkerSummary
+    from common.config import ClusterConfig
+    from common.events import Field
+    from common.slices import Micros, SliceId
+    from common.summaries import Summary
+
+EVENT_BYTES_MAX = 64 << 10  # one event with its properties
+FORM, JSON = "application/x-www-form-urlencoded", "application/json"
+# What this process answered goes stale at once, and a proxy must not keep it.
+NO_STORE = {"Cache-Control": "no-store"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wish:
+    """What a question asks for."""
+
+    slice: SliceId
+    as_json: bool
+    partial: bool
+
+
+class AnalyticsRoutes:
+    """The handlers."""
+
+    def __init__(
+        self,
+        *,
+        config: Callable[[], ClusterConfig],
+        membership: Membership,
+        intake: Intake,
+        queries: Queries,
+        now: Callable[[], Micros],
+    ) -> None:
+        self._config = config
+        self._membership = membership
+        self._intake = intake
+        self._queries = queries
+        self._now = now
+
+    def add_to(self, app: web.Application) -> None:
+        """Register the routes; each with and without a slash at its end."""
+        for path, handler in (
+            ("/analytics", self.summary),
+            ("/analytics/perworker", self.per_worker),
+            ("/analytics/allslices", self.all_slices),
+        ):
+            app.router.add_get(path, handler)
+            app.router.add_get(path + "/", handler)
+        app.router.add_post("/analytics", self.post)
+        app.router.add_post("/analytics/", self.post)
+
+    async def post(self, request: web.Request) -> web.Response:
+        """Count one event, given in the query, as a form, as JSON, or in both query and body."""
+        fields = read_urlencoded(request.rel_url.raw_query_string)
+        status = HTTPStatus.NO_CONTENT if any(name == EVENT for name, _ in fields) else HTTPStatus.ACCEPTED
+        if request.can_read_body:
+            body = await _body_fields(request)
+            if body is not None:
+                fields += body
+                status = HTTPStatus.ACCEPTED
+        await self._intake.accept(fields)
+        return web.Response(status=status, headers={"X-Durability": "worker"})
+
+    async def summary(self, request: web.Request) -> web.Response:
+        """The summary of the slice of a time."""
+        wish = self._wish(request)
+        summary = await self._queries.summary(wish.slice, partial=wish.partial)
+        if wish.as_json:
+            return _json(to_json(summary, self._membership.clock))
+        return _text(self._lines(summary))
+
+    async def per_worker(self, request: web.Request) -> web.Response:
+        """The same for each worker of its route, in route order."""
+        wish = self._wish(request)
+        parts = await self._queries.per_worker(wish.slice, partial=wish.partial)
+        if wish.as_json:
+            return _json({"slice": wish.slice, "workers": [self._worker_json(part) for part in parts]})
+        return _text("".join(self._worker_text(wish.slice, part) for part in parts))
+
+    async def all_slices(self, request: web.Request) -> web.Response:
+        """The summaries of all slices that hold data, oldest first, up to a time."""
+        wish = self._wish(request)
+        found = await self._queries.all_slices(wish.slice, partial=wish.partial)
+        if wish.as_json:
+            return _json({"slices": [to_json(summary, self._membership.clock) for summary in found]})
+        return _text("".join(f"slice,{summary.slice}\n{self._lines(summary)}" for summary in found))
+
+    def _wish(self, request: web.Request) -> _Wish:
+        asked: dict[str, str] = {}
+        for name, value in read_urlencoded(request.rel_url.raw_query_string):
+            if name not in (TIMESTAMP, "format", "partial"):
+                continue
+            if name in asked:
+                message = "is given twice"
+                raise Malformed(message, field=name)
+            asked[name] = value
+        clock = self._membership.clock
+        at = parse_timestamp(asked[TIMESTAMP]) if TIMESTAMP in asked else self._now()
+        return _Wish(
+            slice=clock.slice_at(at),
+            as_json=_wants_json(asked.get("format"), request),
+            partial=_one_of("partial", asked.get("partial", "false"), {"true": True, "false": False}),
+        )
+
+    def _lines(self, summary: Summary) -> str:
+        # An older system's misspelling, which its clients look for.
+        return to_text(summary, users_label="unqiue_users" if self._config().compat == "rt" else "unique_users")
+
+    def _worker_text(self, slice_id: SliceId, part: WorkerSummary) -> str:
+        lines = "" if part.summary is None else self._lines(part.summary)
+        return f"slice,{slice_id}\nworker,{part.url}\n{lines}"
+
+    def _worker_json(self, part: WorkerSummary) -> dict[str, Any]:
+        who = {"worker": part.worker, "url": part.url}
+        if part.summary is None:
+            return who | {"complete": False}
+        return who | to_json(part.summary, self._membership.clock)
+
+
+async def _body_fields(request: web.Request) -> list[Field] | None:
+    """The fields of the body; None if it is empty."""
+    if (request.content_length or 0) > EVENT_BYTES_MAX:
+        message = f"an event has at most {EVENT_BYTES_MAX} bytes"
+        raise TooLarge(message)
+    body = await read_body(request)
+    if not body:
+        return None
+    if len(body) > EVENT_BYTES_MAX:
+        message = f"an event has at most {EVENT_BYTES_MAX} bytes"
+        raise TooLarge(message)
+    if request.content_type == JSON:
+        return read_json(body)
+    if request.content_type == FORM:
+        try:
+            return read_urlencoded(body.decode())
+        except UnicodeError:
+            message = "the body is not UTF-8"
+            raise Malformed(message) from None
+    message = f"send {FORM} or {JSON}"
+    raise WrongMediaType(message)
+
+
+def _wants_json(wanted: str | None, request: web.Request) -> bool:
+    if wanted is not None:
+        return _one_of("format", wanted, {"json": True, "text": False})
+    return JSON in request.headers.get("Accept", "")
+
+
+def _one_of(field: str, value: str, known: dict[str, bool]) -> bool:
+    if value not in known:
+        message = f"must be one of {', '.join(known)}"
+        raise Malformed(message, field=field)
+    return known[value]
+
+
+def _text(text: str) -> web.Response:
+    return web.Response(text=text, headers=NO_STORE)
+
+
+def _json(value: object) -> web.Response:
+    response = json_response(value)
+    response.headers.update(NO_STORE)
+    return response

@@ -1,0 +1,100 @@
+"""``/cluster``: what this node knows of its cluster, for people and for ``tallyslice plan``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from common.errors import PeerError, WireError
+from common.judge import differing
+from common.slices import format_instant
+from common.web import json_response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiohttp import web
+
+    from api_node.membership import Membership
+    from api_node.registry import Registry
+    from api_node.worker_client import WorkerLink, WorkerPool
+    from common.cluster_watch import ClusterWatch
+    from common.config import ClusterConfig
+    from common.wire import RegistryState
+
+
+class ClusterRoutes:
+    """The handler."""
+
+    def __init__(
+        self,
+        *,
+        config: Callable[[], ClusterConfig],
+        watch: ClusterWatch,
+        membership: Membership,
+        registry: Registry,
+        workers: WorkerPool,
+        problems: Callable[[], list[str]],
+    ) -> None:
+        self._config = config
+        self._watch = watch
+        self._membership = membership
+        self._registry = registry
+        self._workers = workers
+        self._problems = problems
+
+    def add_to(self, app: web.Application) -> None:
+        """Register the routes."""
+        app.router.add_get("/cluster", self.show)
+        app.router.add_get("/cluster/", self.show)
+
+    async def show(self, _: web.Request) -> web.Response:
+        """Everything, freshly asked of the registry where it answers."""
+        config = self._config()
+        state = await self._state()
+        settled = state.recent if state is not None else ()
+        pins = self._membership.pins
+        refusal = self._watch.refusal
+        return json_response(
+            {
+                "version": config.version,
+                "pins": None
+                if pins is None
+                else msgspec.to_builtins(pins) | {"first_slice": format_instant(pins.first)},
+                "claims": self._membership.claims,
+                "proposed": [{"slice": entry.slice, "nodes": entry.nodes} for entry in config.routing],
+                "settled": settled,
+                "differing": differing(config, settled),
+                "named": sorted(self._membership.named),
+                "workers": [self._worker(link) for link in self._workers.links.values()],
+                "refusal": None if refusal is None else {"reasons": refusal.reasons, "at": format_instant(refusal.at)},
+                "problems": self._problems(),
+            }
+        )
+
+    async def _state(self) -> RegistryState | None:
+        try:
+            state = await self._registry.state()
+        except (PeerError, WireError):
+            return None
+        pins = self._membership.pins
+        if state.pins is None or pins is None or state.pins.cluster != pins.cluster:
+            return None
+        self._membership.named.update(state.named)
+        return state
+
+    def _worker(self, link: WorkerLink) -> dict[str, Any]:
+        events, size = link.queued()
+        return {
+            "id": link.worker,
+            "url": link.peer.url,
+            "state": link.state(),
+            "detail": link.refusal or link.trouble,
+            "queue_events": events,
+            "queue_bytes": size,
+            "parked": {
+                str(at): {"outcome": parked.outcome.value, "detail": parked.detail}
+                for at, parked in link.parked().items()
+            },
+        }

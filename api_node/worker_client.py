@@ -1,0 +1,506 @@
+"""The links to the workers: each drives its streams over HTTP, asks its worker's summaries, and knows how it is.
+
+Natural batching: one envelope per stream is in flight; everything that arrives meanwhile forms the next. No timer.
+
+::
+
+    put --> Sender.add                     _deliver, one task per stream:
+            wakes                              take -> POST /batches -> answered -> futures of the batches
+                                               no reply -> failed -> backoff with jitter -> the same batches again
+
+A batch's future gets a verdict as its *result*, never as an exception: those who waited may have given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+from api_node.peer import Peer
+from api_node.sender import Closed, Done, Moved, Sender, TurnedAway, Verdict
+from api_node.summary_cache import SummaryCache
+from common.config import ClusterConfig
+from common.errors import NotTaken, PeerAway, PeerError, PeerRefuses, WireError
+from common.tasks import Tasks
+from common.wire import (
+    STREAM_BYTES,
+    Answer,
+    Envelope,
+    Held,
+    Identity,
+    Join,
+    Outcome,
+    Question,
+    Reply,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+
+    import aiohttp
+
+    from api_node.membership import Membership
+    from api_node.node_metrics import ApiMetrics
+    from api_node.sender import Parked
+    from common.logs import Log
+    from common.routing import Route, WorkerId
+    from common.slices import SliceId
+
+DELIVERY_SECONDS = 5.0  # for a reply: far beyond a slow commit; the same batches are sent again after it
+BACKOFF_FIRST_SECONDS, BACKOFF_MOST_SECONDS = 0.02, 1.0
+QUESTION_SECONDS = 3.0
+IDENTITY_SECONDS = 1.0
+WATCH_SECONDS, WATCH_TROUBLE_SECONDS = 5.0, 0.5
+
+Waiter: TypeAlias = "asyncio.Future[Done[Any] | Closed[Any] | TurnedAway[Any] | None]"
+"""Gets what became of a batch; None when the node stops before that is known."""
+
+
+class WorkerLink:
+    """One worker: its streams, its questions, its state. An async context manager."""
+
+    def __init__(
+        self,
+        *,
+        worker: WorkerId,
+        peer: Peer,
+        membership: Membership,
+        cache: SummaryCache,
+        learn_route: Callable[[SliceId, Route], None],
+        metrics: ApiMetrics,
+        log: Log,
+    ) -> None:
+        self.worker = worker
+        self.peer = peer
+        self.cache = cache
+        self.trouble: str | None = None  # why the last call failed; None while it answers
+        self.refusal: str | None = None  # why this is not the worker that the cluster knows
+        self._membership = membership
+        self._learn_route = learn_route
+        self._metrics = metrics
+        self._log = log.bind(worker=worker)
+        self._tasks = Tasks(log=self._log)
+        self._senders: list[Sender[Waiter]] = []
+        self._wakes: dict[bytes, asyncio.Event] = {}
+        self._waiters: set[Waiter] = set()
+        self._joined_as: str | None = None
+        self._joining = asyncio.Lock()
+        self._process = os.getpid()
+
+    async def __aenter__(self) -> Self:
+        """Begin; nothing is sent before there is something to send."""
+        await self._tasks.__aenter__()
+        self._tasks.start(f"watch-{self.worker}", self._watch())
+        self._metrics.queue_events.labels(self.worker).set_function(lambda: self.queued()[0])
+        self._metrics.parked_slices.labels(self.worker).set_function(lambda: len(self.parked()))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        """Stop; those who still wait learn that the outcome is not known."""
+        self.give_up()
+        await self._tasks.__aexit__(kind, error, at)
+        self._metrics.queue_events.remove(self.worker)
+        self._metrics.parked_slices.remove(self.worker)
+
+    def put(  # noqa: PLR0917 - once per event: keywords cost a tenth of the call
+        self, slice_id: SliceId, route: Route, key_id: bytes, event_type: str, user_key: bytes, id_key: bytes | None
+    ) -> tuple[Waiter, int]:
+        """Put an event into the slice's open batch.
+
+        Returns:
+            The future of the batch, and the event's position in it.
+
+        Raises:
+            NotTaken: the queue is full, the slice is parked, or this is not the worker that the cluster knows.
+            SliceClosed: the worker has closed the slice.
+        """
+        if self.refusal is not None:
+            raise NotTaken(self.refusal)
+        sender = self._current()
+        placed = sender.add(slice_id, route, key_id, event_type, user_key, id_key)
+        self._wakes[sender.stream].set()
+        return placed
+
+    async def ask(self, slices: Sequence[SliceId], *, seconds: float = QUESTION_SECONDS) -> dict[SliceId, Held]:
+        """The worker's summaries of the slices; what it holds nothing of is not in the answer.
+
+        Raises:
+            PeerError: no answer.
+            WireError: an answer that is none.
+        """
+        answer = await self._question(seconds, slices=tuple(slices))
+        if answer.unreadable:
+            message = f"worker {self.worker} cannot read slice {answer.unreadable[0]}"
+            raise PeerRefuses(message, slug="quarantined")
+        return {held.summary.slice: held for held in answer.held}
+
+    async def ask_all(self, until: SliceId, *, seconds: float = QUESTION_SECONDS) -> list[Held]:
+        """The worker's summaries of all slices up to one.
+
+        Raises:
+            PeerError: no answer.
+            WireError: an answer that is none.
+        """
+        found: list[Held] = []
+        after: SliceId | None = None
+        while True:
+            answer = await self._question(seconds, until=until, after=after)
+            if answer.unreadable:
+                message = f"worker {self.worker} cannot read slice {answer.unreadable[0]}"
+                raise PeerRefuses(message, slug="quarantined")
+            found += answer.held
+            if not answer.more or not answer.held:
+                return found
+            after = answer.held[-1].summary.slice
+
+    async def identity(self) -> Identity:
+        """Who answers at the worker's URL.
+
+        Raises:
+            PeerError: no answer.
+        """
+        return await self.peer.get_json("/identity", Identity, seconds=IDENTITY_SECONDS)
+
+    def moved(self) -> None:
+        """The worker has another URL now: find out who answers there, and try what was parked."""
+        self._joined_as = None
+        self.refusal = None
+        for sender in self._senders:
+            sender.retry_parked()
+            self._wakes[sender.stream].set()
+
+    def give_up(self) -> None:
+        """Tell everybody who still waits that the outcome is not known."""
+        for waiter in list(self._waiters):
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def parked(self) -> dict[SliceId, Parked]:
+        """The parked slices of all streams."""
+        return {at: parked for sender in self._senders for at, parked in sender.parked().items()}
+
+    def queued(self) -> tuple[int, int]:
+        """Events and bytes that wait for an answer, parked ones apart."""
+        return sum(it.events_queued for it in self._senders), sum(it.bytes_queued for it in self._senders)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every batch is answered for."""
+        return all(sender.is_empty for sender in self._senders)
+
+    def state(self) -> str:
+        """One word for /cluster: ``ok``, ``away``, ``refused`` or ``unknown`` (not spoken to yet)."""
+        if self.refusal is not None:
+            return "refused"
+        if self.trouble is not None:
+            return "away"
+        return "unknown" if self._joined_as is None else "ok"
+
+    def _current(self) -> Sender[Waiter]:
+        # A forked process must not go on with the numbers of its parent.
+        if self._senders and not self._senders[-1].retired and self._process == os.getpid():
+            return self._senders[-1]
+        self._process = os.getpid()
+        sender: Sender[Waiter] = Sender(stream=os.urandom(STREAM_BYTES), new_waiter=self._new_waiter)
+        self._senders.append(sender)
+        self._wakes[sender.stream] = asyncio.Event()
+        self._tasks.start(f"deliver-{self.worker}", self._deliver(sender))
+        return sender
+
+    def _new_waiter(self) -> Waiter:
+        waiter: Waiter = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        waiter.add_done_callback(self._waiters.discard)
+        return waiter
+
+    async def _deliver(self, sender: Sender[Waiter]) -> None:
+        loop = asyncio.get_running_loop()
+        backoff = BACKOFF_FIRST_SECONDS
+        while True:
+            flight = sender.take(loop.time())
+            if flight is None:
+                if sender.retired and sender.is_empty:
+                    self._senders.remove(sender)
+                    del self._wakes[sender.stream]
+                    return
+                await self._wait(sender)
+                continue
+            try:
+                uuid = await self._join()
+                envelope = Envelope(
+                    cluster=self._membership.cluster,
+                    worker=uuid,
+                    stream=sender.stream,
+                    claims=self._membership.claims,
+                    batches=tuple(batch.raw for batch in flight.batches),
+                )
+                reply = await self.peer.post_packed("/batches", envelope, Reply, seconds=DELIVERY_SECONDS)
+                verdicts = sender.answered(flight, reply.receipts, loop.time())
+            except (PeerError, WireError) as error:
+                sender.failed(flight)
+                self._failed(error)
+                # Half to full: many nodes must not come back in step when a worker does.
+                await asyncio.sleep(backoff * (0.5 + random.random() / 2))  # noqa: S311 - jitter
+                backoff = min(backoff * 2, BACKOFF_MOST_SECONDS)
+                continue
+            backoff = BACKOFF_FIRST_SECONDS
+            self._succeeded()
+            self._membership.saw_claims(reply.claims)
+            for receipt in reply.receipts:
+                if receipt.held is not None:
+                    self._note(receipt.held)
+                if receipt.outcome in (Outcome.WRONG_CLUSTER, Outcome.WRONG_WORKER):
+                    self._joined_as = None  # find out who answers there now
+                self._metrics.batches.labels(receipt.outcome.value).inc()
+            for verdict in verdicts:
+                self._act(verdict)
+
+    async def _watch(self) -> None:
+        """Look after the worker while nobody asks it anything, so that its state is known; a task's body."""
+        await self._membership.joined.wait()
+        while True:
+            try:
+                uuid = await self._join()
+                identity = await self.identity()
+                if identity.uuid != uuid or identity.id != self.worker:
+                    self._joined_as = None
+                self._succeeded()
+                self._membership.saw_claims(identity.claims)
+            except (PeerError, WireError) as error:
+                self._failed(error)
+            well = self.trouble is None and self._joined_as is not None
+            await asyncio.sleep((WATCH_SECONDS if well else WATCH_TROUBLE_SECONDS) * (0.5 + random.random() / 2))  # noqa: S311 - jitter
+
+    async def _wait(self, sender: Sender[Waiter]) -> None:
+        """Until there is something new to send, or a parked slice is due."""
+        wake = self._wakes[sender.stream]
+        due = sender.wake_at()
+        try:
+            async with asyncio.timeout_at(due):
+                await wake.wait()
+        except TimeoutError:
+            return
+        wake.clear()
+
+    def _act(self, verdict: Verdict[Waiter]) -> None:
+        if isinstance(verdict, Moved):
+            # The stream is retired, so this draws a new one, before any newer event can get into it.
+            current = self._current()
+            for batch in verdict.batches:
+                current.adopt(batch, regressed=verdict.regressed)
+            self._wakes[current.stream].set()
+            what = "stream_regressed" if verdict.regressed else "stream_conflict"
+            self._metrics.stream_faults.labels(what).inc()
+            self._log.error(what, slice=verdict.slice, batches=len(verdict.batches))
+        elif not verdict.waiter.done():
+            verdict.waiter.set_result(verdict)
+
+    async def _join(self) -> str:
+        """Make sure that this is the worker the cluster knows; the uuid of its data directory.
+
+        Raises:
+            PeerAway: it, or the registry, does not answer.
+            PeerRefuses: it is another; ``refusal`` says how.
+        """
+        async with self._joining:
+            if self._joined_as is not None:
+                return self._joined_as
+            pins = self._membership.pins
+            if pins is None:
+                message = f"this node {self._membership.problem}"
+                raise PeerAway(message)
+            identity = await self.identity()
+            if identity.id != self.worker:
+                raise self._refuse(
+                    f"{self.peer.url} answers as worker {identity.id}, not {self.worker}: are URLs swapped?"
+                )
+            if identity.cluster not in (None, pins.cluster):
+                raise self._refuse(f"worker {self.worker} belongs to cluster {identity.cluster}, not {pins.cluster}")
+            pinned = await self._membership.pin_worker(self.worker, identity.uuid)
+            if pinned != identity.uuid:
+                raise self._refuse(
+                    f"worker {self.worker} runs on data directory {identity.uuid}, but the cluster knows it by "
+                    f"{pinned}: is its volume mounted?"
+                )
+            join = Join(id=self.worker, uuid=identity.uuid, pins=self._membership.pins or pins)
+            try:
+                joined = await self.peer.post_json("/join", join, Identity, seconds=IDENTITY_SECONDS)
+            except PeerRefuses as error:
+                raise self._refuse(str(error)) from error
+            self._membership.saw_claims(joined.claims)
+            if self.refusal is not None:
+                self._log.info("worker_accepted")
+            self.refusal = None
+            self._joined_as = joined.uuid
+            return joined.uuid
+
+    def _refuse(self, text: str) -> PeerRefuses:
+        if self.refusal != text:
+            self._log.error("worker_refused", reason=text)
+        self.refusal = text
+        return PeerRefuses(text, slug="wrong-worker")
+
+    async def _question(
+        self,
+        seconds: float,
+        *,
+        slices: tuple[SliceId, ...] | None = None,
+        after: SliceId | None = None,
+        until: SliceId | None = None,
+    ) -> Answer:
+        try:
+            uuid = await self._join()
+            question = Question(
+                cluster=self._membership.cluster,
+                worker=uuid,
+                claims=self._membership.claims,
+                slices=slices,
+                after=after,
+                until=until,
+            )
+            answer = await self.peer.post_packed("/summaries", question, Answer, seconds=seconds)
+        except PeerRefuses as error:
+            if error.slug in ("wrong-cluster", "wrong-worker"):
+                self._joined_as = None
+            self._failed(error)
+            raise
+        except (PeerError, WireError) as error:
+            self._failed(error)
+            raise
+        self._succeeded()
+        self._membership.saw_claims(answer.claims)
+        for held in answer.held:
+            self._learn_route(held.summary.slice, held.route)
+        return answer
+
+    def _note(self, held: Held) -> None:
+        self.cache.note(held)
+
+    def _failed(self, error: Exception) -> None:
+        if self.trouble is None:
+            self._log.warning("worker_away", error=error)
+        self.trouble = str(error)
+
+    def _succeeded(self) -> None:
+        if self.trouble is not None:
+            self._log.info("worker_back")
+        self.trouble = None
+
+
+class WorkerPool:
+    """The links to all workers of the config; it follows the config. An async context manager."""
+
+    def __init__(
+        self,
+        *,
+        session: aiohttp.ClientSession,
+        membership: Membership,
+        learn_route: Callable[[SliceId, Route], None],
+        token: Callable[[], str | None],
+        metrics: ApiMetrics,
+        log: Log,
+    ) -> None:
+        self._session = session
+        self._membership = membership
+        self._learn_route = learn_route
+        self._token = token
+        self._metrics = metrics
+        self._log = log
+        self._links: dict[WorkerId, WorkerLink] = {}
+
+    async def __aenter__(self) -> Self:
+        """Begin without links; ``follow`` makes them."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        """Close every link."""
+        for link in self._links.values():
+            await link.__aexit__(kind, error, at)
+
+    @property
+    def links(self) -> Mapping[WorkerId, WorkerLink]:
+        """The links, in the order of the config."""
+        return self._links
+
+    def link(self, worker: WorkerId) -> WorkerLink:
+        """The link to a worker.
+
+        Raises:
+            NotTaken: this node's file does not list it.
+        """
+        found = self._links.get(worker)
+        if found is None:
+            message = f"worker {worker} holds the slice, but this node's cluster file does not list it"
+            raise NotTaken(message)
+        return found
+
+    async def follow(self, config: ClusterConfig, switch: Callable[[], None]) -> None:
+        """Links as the config lists them. A worker that moved keeps its streams; one that is gone held nothing.
+
+        Args:
+            config: the new config.
+            switch: makes the node route by it; called when every worker that it proposes has a link, and before any
+                link that the old one proposed is closed.
+        """
+        links: dict[WorkerId, WorkerLink] = {}
+        for worker, url in config.worker_nodes.items():
+            link = self._links.get(worker)
+            if link is None:
+                link = WorkerLink(
+                    worker=worker,
+                    peer=Peer(session=self._session, url=url, token=self._token),
+                    membership=self._membership,
+                    cache=SummaryCache(ttl_seconds=config.cache_ttl_seconds, timer=asyncio.get_running_loop().time),
+                    learn_route=self._learn_route,
+                    metrics=self._metrics,
+                    log=self._log,
+                )
+                await link.__aenter__()
+            elif link.peer.url != url:
+                link.peer.url = url
+                link.moved()
+            link.cache.follow(config.cache_ttl_seconds)
+            links[worker] = link
+        gone = [link for worker, link in self._links.items() if worker not in links]
+        self._links = links
+        switch()
+        for link in gone:
+            await link.__aexit__(None, None, None)
+
+    async def identities(self) -> dict[WorkerId, Identity | PeerError]:
+        """Who answers at each worker's URL, or why nobody does."""
+
+        async def one(link: WorkerLink) -> Identity | PeerError:
+            try:
+                return await link.identity()
+            except PeerError as error:
+                return error
+            except WireError as error:
+                return PeerAway(str(error))
+
+        links = list(self._links.values())
+        return dict(zip((link.worker for link in links), await asyncio.gather(*map(one, links)), strict=True))
+
+    async def routes_held(self, slices: Sequence[SliceId]) -> dict[SliceId, Route]:
+        """The routes of those slices that some worker holds data of; whoever does not answer is passed over."""
+
+        async def one(link: WorkerLink) -> dict[SliceId, Held]:
+            try:
+                return await link.ask(slices, seconds=IDENTITY_SECONDS)
+            except (PeerError, WireError):
+                return {}
+
+        answers = await asyncio.gather(*map(one, list(self._links.values())))
+        return {at: held.route for answer in answers for at, held in answer.items() if held.route}
+
+    def give_up(self) -> None:
+        """Tell everybody who waits that the outcome is not known."""
+        for link in self._links.values():
+            link.give_up()
