@@ -1,0 +1,196 @@
+"""The composition root of a worker: the only place that builds parts.
+
+::
+
+    DataDirectory   owned by this process
+      Writer        its thread: Shelf (slice files) and Totals
+        Membership  pins, cluster id
+        Registry    its thread; at the worker that hosts it
+        Closing     a task that looks for slices that are due
+        ClusterWatch
+          Handlers  the HTTP routes
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+
+from common.cluster_watch import ClusterWatch
+from common.config import ClusterConfig, is_loopback, load_config, load_token
+from common.errors import ConfigRefused, InputOutputFailed
+from common.judge import Verdict, judge
+from common.logs import Log, new_log
+from common.routing import WorkerId
+from common.slices import Micros
+from common.tasks import Tasks
+from common.web import Health, add_probes, edge_middleware, serve
+from common.wire import WORKER_BODY_BYTES_MAX
+from worker_node.closing import Closing
+from worker_node.handlers import Handlers
+from worker_node.holdings import Holdings
+from worker_node.identity import DataDirectory
+from worker_node.membership import Membership
+from worker_node.node_metrics import WorkerMetrics
+from worker_node.registry import Registry, RegistryThread
+from worker_node.shelf import SLICES_FOLDER, Shelf, open_files_bound
+from worker_node.totals import Totals
+from worker_node.writer import Writer
+
+
+def system_now() -> Micros:
+    """The wall clock."""
+    return Micros(time.time_ns() // 1000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a worker is: what the command line says.
+
+    Attributes:
+        worker: its id.
+        cluster_file: the config.
+        folder: the data directory.
+    """
+
+    worker: WorkerId
+    cluster_file: Path
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A running worker, not listening yet."""
+
+    app: web.Application
+    health: Health
+    url: str
+    closing: Closing
+
+
+class _Settings:
+    """What the cluster file says now, and the token in the file that it names."""
+
+    def __init__(self, config: ClusterConfig) -> None:
+        self.config = config
+        self.token = load_token(config)
+
+    async def take(self, config: ClusterConfig) -> None:
+        # Read first: a token file that cannot be read refuses the change as a whole.
+        token = await asyncio.to_thread(load_token, config)
+        self.config, self.token = config, token
+
+
+@asynccontextmanager
+async def open_worker(
+    place: Place, *, log: Log, fail: Callable[[BaseException], None], now: Callable[[], Micros] = system_now
+) -> AsyncIterator[Node]:
+    """A worker with all its parts, from the lock on its data directory to the last commit.
+
+    Args:
+        place: which worker, and where.
+        log: of the node.
+        fail: called when the disk is not to be trusted any more, possibly on a thread; must end the process.
+        now: the clock.
+
+    Raises:
+        ConfigRefused: the config is wrong, or contradicts what the cluster has pinned.
+        DirectoryOwned: another process has the data directory.
+        InputOutputFailed: the data directory cannot be used.
+    """
+    config = load_config(place.cluster_file)
+    url = _url(config, place.worker)
+    settings = _Settings(config)
+    async with AsyncExitStack() as stack:
+        directory = stack.enter_context(DataDirectory(folder=place.folder, worker=place.worker))
+        totals, holdings = Totals(folder=place.folder), Holdings()
+        shelf = Shelf(folder=place.folder / SLICES_FOLDER, open_files_max=open_files_bound())
+        writer = await stack.enter_async_context(Writer(shelf=shelf, totals=totals, holdings=holdings, fail=fail))
+        membership = Membership(directory=directory, totals=totals, writer=writer)
+        await membership.begin()
+        registry = await stack.enter_async_context(RegistryThread(registry=Registry(folder=place.folder), fail=fail))
+
+        async def ask_judge(running: ClusterConfig | None, proposed: ClusterConfig) -> Verdict:
+            named = await _named(place.worker, proposed, membership, registry, holdings)
+            verdict = judge(running, proposed, pins=membership.pins, named=named)
+            if running is None or proposed.worker_nodes.get(place.worker) == url:
+                return verdict
+            moved = f"worker-nodes: worker {place.worker} listens at {url} and cannot follow before it is restarted"
+            return Verdict(refusals=(*verdict.refusals, moved), changes=verdict.changes)
+
+        verdict = await ask_judge(None, config)
+        if not verdict.accepted:
+            raise ConfigRefused(list(verdict.refusals))
+        tasks = await stack.enter_async_context(Tasks(log=log))
+        closing = Closing(
+            membership=membership, holdings=holdings, writer=writer, config=lambda: settings.config, now=now
+        )
+        tasks.start("closing", closing.run())
+        watch = await stack.enter_async_context(
+            ClusterWatch(
+                path=place.cluster_file, running=config, judge=ask_judge, publish=settings.take, log=log, now=now
+            )
+        )
+        metrics = WorkerMetrics(holdings=holdings, writer=writer)
+        metrics.config_reloads.set_function(lambda: watch.reloads)
+        metrics.config_refusals.set_function(lambda: watch.refusals)
+        metrics.config_refused.set_function(lambda: watch.refusal is not None)
+        health = Health(reasons=[tasks.reason])
+        # One more than what is accepted, so that what is exactly at the bound passes on every version of aiohttp.
+        app = web.Application(
+            middlewares=[edge_middleware(metrics=metrics, log=log)], client_max_size=WORKER_BODY_BYTES_MAX + 1
+        )
+        Handlers(
+            worker=place.worker,
+            membership=membership,
+            writer=writer,
+            holdings=holdings,
+            totals=totals,
+            registry=registry,
+            closing=closing,
+            metrics=metrics,
+            config=lambda: settings.config,
+            token=lambda: settings.token,
+        ).add_to(app)
+        add_probes(app, health=health, metrics=metrics)
+        if settings.token is None and not is_loopback(url):
+            log.warning("listening_beyond_loopback_without_internal_token")
+        yield Node(app=app, health=health, url=url, closing=closing)
+
+
+async def run(place: Place, stop: asyncio.Event) -> None:
+    """Run a worker until ``stop`` is set."""
+    log = new_log(f"worker-{place.worker}")
+
+    def fail(error: BaseException) -> None:
+        log.error("data_directory_failed", error=error)
+        # At once, and without any of Python's tidying up: no receipt may leave any more.
+        os._exit(InputOutputFailed.exit_code)
+
+    async with open_worker(place, log=log, fail=fail) as node:
+        await serve(node.app, url=node.url, health=node.health, log=log, stop=stop)
+
+
+def _url(config: ClusterConfig, worker: WorkerId) -> str:
+    url = config.worker_nodes.get(worker)
+    if url is None:
+        known = ", ".join(f'"{name}"' for name in config.worker_nodes)
+        raise ConfigRefused([f'worker-nodes: no worker "{worker}"; known: {known}'])
+    return url
+
+
+async def _named(
+    worker: WorkerId, config: ClusterConfig, membership: Membership, registry: RegistryThread, holdings: Holdings
+) -> frozenset[WorkerId]:
+    """The workers that may not leave the file, as far as this worker knows: whoever asks the registry knows more."""
+    named = frozenset((worker,) if len(holdings) else ())
+    if not membership.hosts_registry(config):
+        return named
+    return named | await registry.ask(lambda settled: settled.named)

@@ -1,0 +1,306 @@
+"""The worker's HTTP routes: bytes in, calls to the parts, bytes out. No decision about counting is made here.
+
+::
+
+    POST /worker/batches            Envelope -> Reply             msgpack
+    POST /worker/summaries          Question -> Answer            msgpack
+    GET  /worker/identity           -> Identity                   JSON, as all below
+    POST /worker/join               Join -> Identity
+    GET  /worker/registry           -> RegistryState              404 where the registry is not
+    POST /worker/registry/pins      Pins -> RegistryState
+    POST /worker/registry/workers   PinWorker -> RegistryState
+    POST /worker/registry/claims    Claim -> Settled
+    GET  /worker?slice=S            -> the slice, as text or JSON; /workers too
+    POST /worker?slice=S&user=K&T   counts one event of type T without a number, for debugging
+    GET  /worker/slices             -> {"slices": [...]}
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from common.errors import Malformed, NoAnswer, NotHere, WrongMediaType
+from common.events import is_event_type, read_urlencoded
+from common.slices import SliceId
+from common.summaries import Summary, to_json, to_text
+from common.web import json_response, read_body, require_token
+from common.wire import (
+    MEDIA_TYPE,
+    QUESTION_SLICES_MAX,
+    SLICE_MAX,
+    SLICE_MIN,
+    Answer,
+    Batch,
+    Claim,
+    Envelope,
+    Join,
+    Outcome,
+    Pins,
+    PinWorker,
+    Question,
+    Receipt,
+    Reply,
+    decode,
+    decode_envelope,
+    encode,
+)
+from worker_node.receiver import NumberedBatch, address
+
+if TYPE_CHECKING:
+    from common.config import ClusterConfig
+    from common.routing import WorkerId
+    from worker_node.closing import Closing
+    from worker_node.holdings import Holdings
+    from worker_node.membership import Membership
+    from worker_node.node_metrics import WorkerMetrics
+    from worker_node.registry import Registry, RegistryThread
+    from worker_node.totals import Totals
+    from worker_node.writer import Writer
+
+T = TypeVar("T")
+
+_SLICE = re.compile(r"-?[0-9]{1,19}", re.ASCII)
+_USER_KEY = re.compile(r"[0-9a-fA-F]{32}", re.ASCII)
+_COMPAT_LABEL = "unqiue_users"  # sic: what the older system's clients expect
+
+
+class Handlers:
+    """The routes, and the parts that they call."""
+
+    def __init__(
+        self,
+        *,
+        worker: WorkerId,
+        membership: Membership,
+        writer: Writer,
+        holdings: Holdings,
+        totals: Totals,
+        registry: RegistryThread,
+        closing: Closing,
+        metrics: WorkerMetrics,
+        config: Callable[[], ClusterConfig],
+        token: Callable[[], str | None],
+    ) -> None:
+        self._worker = worker
+        self._membership = membership
+        self._writer = writer
+        self._holdings = holdings
+        self._totals = totals
+        self._registry = registry
+        self._closing = closing
+        self._metrics = metrics
+        self._config = config
+        self._token = token
+
+    def add_to(self, app: web.Application) -> None:
+        """Add the routes."""
+        app.router.add_post("/worker/batches", self.batches)
+        app.router.add_post("/worker/summaries", self.summaries)
+        app.router.add_get("/worker/identity", self.identity)
+        app.router.add_post("/worker/join", self.join)
+        app.router.add_get("/worker/registry", self.registry)
+        app.router.add_post("/worker/registry/pins", self.pin)
+        app.router.add_post("/worker/registry/workers", self.pin_worker)
+        app.router.add_post("/worker/registry/claims", self.claim)
+        app.router.add_get("/worker/slices", self.slices)
+        for path in ("/worker", "/workers"):
+            app.router.add_get(path, self.show)
+            app.router.add_post(path, self.count)
+
+    # Between nodes, in msgpack.
+
+    async def batches(self, request: web.Request) -> web.Response:
+        """Take numbered batches; the answer has a receipt for each."""
+        body = await self._posted(request, MEDIA_TYPE)
+        envelope, batches = decode_envelope(body)
+        refusal = self._membership.refusal(envelope.cluster, envelope.worker)
+        if refusal is None:
+            receipts = await self._receive(envelope, batches, len(body))
+        else:
+            receipts = [_refused(batch, refusal, self._membership.explain(refusal)) for batch in batches]
+        self._metrics.answered(zip(receipts, (len(batch.kinds) for batch in batches), strict=True))
+        return _packed(Reply(worker=self._membership.uuid, claims=self._totals.claims, receipts=tuple(receipts)))
+
+    async def _receive(self, envelope: Envelope, batches: Sequence[Batch], body_bytes: int) -> list[Receipt]:
+        addressed = [
+            address(self._worker, envelope, batch, encoded)
+            for batch, encoded in zip(batches, envelope.batches, strict=True)
+        ]
+        items = [one for one in addressed if isinstance(one, NumberedBatch)]
+        taken = iter(await self._writer.receive(items, claims=envelope.claims, body_bytes=body_bytes))
+        return [
+            next(taken) if isinstance(one, NumberedBatch) else _refused(batch, one.outcome, one.detail)
+            for one, batch in zip(addressed, batches, strict=True)
+        ]
+
+    async def summaries(self, request: web.Request) -> web.Response:
+        """Answer for many slices at once."""
+        question = decode(await self._posted(request, MEDIA_TYPE), Question)
+        self._membership.require(question.cluster, question.worker)
+        await self._writer.note_claims(question.claims)
+        if question.slices is None:
+            asked = self._holdings.between(question.after, question.until)
+        else:
+            asked = sorted(set(question.slices))
+        found, damaged = await self._writer.look(asked[:QUESTION_SLICES_MAX])
+        answer = Answer(
+            worker=self._membership.uuid,
+            claims=self._totals.claims,
+            held=tuple(found[slice_id] for slice_id in sorted(found)),
+            more=len(asked) > QUESTION_SLICES_MAX,
+            unreadable=tuple(damaged),
+        )
+        return _packed(answer)
+
+    # Between nodes, in JSON.
+
+    async def identity(self, _: web.Request) -> web.Response:
+        """Say who this worker is."""
+        return json_response(self._membership.identity())
+
+    async def join(self, request: web.Request) -> web.Response:
+        """Join a cluster."""
+        return json_response(await self._membership.join(await self._message(request, Join)))
+
+    async def registry(self, _: web.Request) -> web.Response:
+        """Show what the registry has settled."""
+        return json_response(await self._ask(lambda registry: registry.state()))
+
+    async def pin(self, request: web.Request) -> web.Response:
+        """Propose the cluster's constants."""
+        pins = await self._message(request, Pins)
+
+        def question(registry: Registry) -> msgspec.Struct:
+            if registry.pins is None:
+                self._membership.check_first_pins(pins)
+            return registry.pin(pins)
+
+        return json_response(await self._ask(question))
+
+    async def pin_worker(self, request: web.Request) -> web.Response:
+        """Propose a worker's data directory."""
+        pin = await self._message(request, PinWorker)
+        return json_response(await self._ask(lambda registry: registry.pin_worker(pin)))
+
+    async def claim(self, request: web.Request) -> web.Response:
+        """Propose routes."""
+        claim = await self._message(request, Claim)
+        door, known = self._closing.door(), self._totals.claims
+        return json_response(await self._ask(lambda registry: registry.claim(claim, known=known, door=door)))
+
+    # For people.
+
+    async def show(self, request: web.Request) -> web.Response:
+        """Show what this worker holds of a slice."""
+        fields = _fields(request)
+        slice_id = _slice(fields)
+        found, damaged = await self._writer.look([slice_id])
+        if damaged:
+            raise NoAnswer(f"the file of slice {slice_id} is damaged")
+        held = found.get(slice_id)
+        return self._shown(request, fields, Summary(slice=slice_id) if held is None else held.summary)
+
+    async def count(self, request: web.Request) -> web.Response:
+        """Count one event without a number, for debugging: a repeat counts again."""
+        require_token(request, self._token())
+        fields = _fields(request)
+        slice_id, user_key = _slice(fields), _user_key(fields)
+        event_type = _type(fields, self._config().event_types.flags)
+        held = await self._writer.count(slice_id, user_key, event_type)
+        return self._shown(request, fields, held.summary, status=HTTPStatus.ACCEPTED)
+
+    async def slices(self, _: web.Request) -> web.Response:
+        """Name the slices that hold data here."""
+        return json_response({"slices": self._holdings.between(None, None)})
+
+    # What they share.
+
+    async def _posted(self, request: web.Request, media_type: str) -> bytes:
+        require_token(request, self._token())
+        if request.content_type != media_type:
+            raise WrongMediaType(f"send {media_type}")
+        return await read_body(request)
+
+    async def _message(self, request: web.Request, kind: type[T]) -> T:
+        body = await self._posted(request, "application/json")
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            # msgspec names the place and the types, never the value.
+            raise Malformed(f"not a valid {kind.__name__}: {error}") from None
+
+    async def _ask(self, question: Callable[[Registry], msgspec.Struct]) -> msgspec.Struct:
+        if not self._membership.hosts_registry(self._config()):
+            raise NotHere("this worker does not host the registry")
+        return await self._registry.ask(partial(self._ask_ours, question))
+
+    def _ask_ours(self, question: Callable[[Registry], msgspec.Struct], registry: Registry) -> msgspec.Struct:
+        self._membership.check_registry(registry.pins)
+        return question(registry)
+
+    def _shown(
+        self,
+        request: web.Request,
+        fields: dict[str, str],
+        summary: Summary,
+        *,
+        status: HTTPStatus = HTTPStatus.OK,
+    ) -> web.Response:
+        if fields.get("format") == "json" or "application/json" in request.headers.get("Accept", ""):
+            clock = self._membership.clock
+            if clock is None:
+                raise NoAnswer("this worker has joined no cluster yet, so it does not know when a slice begins")
+            return json_response(to_json(summary, clock), status=status)
+        label = _COMPAT_LABEL if self._config().compat == "rt" else "unique_users"
+        return web.Response(status=status, text=to_text(summary, users_label=label))
+
+
+def _packed(message: msgspec.Struct) -> web.Response:
+    return web.Response(body=encode(message), content_type=MEDIA_TYPE)
+
+
+def _refused(batch: Batch, outcome: Outcome, detail: str) -> Receipt:
+    return Receipt(slice=batch.slice, seq=batch.seq, outcome=outcome, detail=detail)
+
+
+def _fields(request: web.Request) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for name, value in read_urlencoded(request.rel_url.raw_query_string):
+        if name in ("slice", "user") and name in fields:
+            raise Malformed("is given twice", field=name)
+        fields[name] = value
+    return fields
+
+
+def _slice(fields: dict[str, str]) -> SliceId:
+    text = fields.get("slice")
+    if text is None:
+        raise Malformed("is missing", field="slice")
+    if not _SLICE.fullmatch(text) or not SLICE_MIN <= int(text) <= SLICE_MAX:
+        raise Malformed("must be a whole number, an int64", field="slice")
+    return SliceId(int(text))
+
+
+def _user_key(fields: dict[str, str]) -> bytes:
+    text = fields.get("user")
+    if text is None:
+        raise Malformed("is missing", field="user")
+    if not _USER_KEY.fullmatch(text):
+        raise Malformed("must be a user key: 32 hex digits", field="user")
+    return bytes.fromhex(text)
+
+
+def _type(fields: dict[str, str], flags: frozenset[str]) -> str:
+    named = [name for name in fields if name in flags]
+    if "event" in fields:
+        named.append(fields["event"])
+    if len(named) != 1 or not is_event_type(named[0]):
+        raise Malformed("exactly one event type is needed", field="event")
+    return named[0]

@@ -1,0 +1,189 @@
+"""One LMDB file, as all stores of a worker use it: the settings, and transactions that nobody can forget to end.
+
+Work on a file is a closure that is given the transaction. Whatever it changes in Python it returns, because it may run
+twice: when the map is full the transaction is aborted, the map doubled, and the closure run again.
+
+A file belongs to the thread that opened it. No process may open one file twice (two nodes in one process: two folders).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+import lmdb
+
+from common.errors import InputOutputFailed, TallysliceError
+
+T = TypeVar("T")
+# Quoted: only the stubs know that the class is generic.
+Txn: TypeAlias = "lmdb.Transaction[bytes]"
+Database: TypeAlias = "lmdb._Database"  # noqa: SLF001 - the binding has no other name for it
+
+# Address space, not memory and not disk: a file that outgrows it is reopened with twice as much.
+MAP_BYTES = 64 << 30
+# The data file, the lock file, and the data file once more for the synchronous write of the meta page.
+DESCRIPTORS = 3
+# LMDB writes two meta pages when it creates a file: one that has no more never saw a commit.
+UNUSED_BYTES_MAX = 8192
+# Files hold user keys: for the worker's eyes only.
+_FILE_MODE = 0o600
+
+# What LMDB finds wrong with the content of a file, as opposed to what the system refuses.
+_DAMAGE = (
+    lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.IncompatibleError,
+)  # fmt: skip
+
+
+class Damaged(TallysliceError):
+    """A file is not what was written: it cannot be read, or does not belong here."""
+
+
+class Kind(Enum):
+    """What a named database holds."""
+
+    MAP = "one value per key"
+    SET = "one key, and a sorted set of values of one length under it"
+
+
+class LmdbFile:
+    """One LMDB file with named databases; they are made by the first transaction that writes.
+
+    Attributes:
+        path: of the data file; the lock file is beside it.
+        txn: the last committed transaction; 0 before the first.
+    """
+
+    def __init__(self, *, path: Path, databases: Mapping[str, Kind], map_bytes: int = MAP_BYTES) -> None:
+        self.path = path
+        self.txn = 0
+        self._databases = databases
+        self._map_bytes = map_bytes
+        self._env: lmdb.Environment | None = None
+        self._handles: dict[str, Database] = {}
+
+    def open(self) -> None:
+        """Open the file, or make it.
+
+        Raises:
+            Damaged: it is not a file of ours, or no longer.
+        """
+        self._open(self._map_bytes)
+
+    def close(self) -> None:
+        """Close the file; nothing happens if it is not open."""
+        env, self._env, self._handles = self._env, None, {}
+        if env is not None:
+            env.close()
+
+    def write(self, work: Callable[[Txn], T]) -> T:
+        """Run ``work`` in a transaction and commit it: on disk when this returns. No change, no write.
+
+        Any error but a full map leaves nothing behind, and is the caller's.
+        """
+        while True:
+            try:
+                return self._write(work)
+            except lmdb.MapFullError:
+                self._grow()
+
+    def read(self, work: Callable[[Txn], T]) -> T:
+        """Run ``work`` in a read-only transaction. Only where ``txn`` is not 0: before, there are no databases.
+
+        Raises:
+            Damaged: LMDB cannot make sense of what it reads.
+        """
+        try:
+            with self._environment.begin() as txn:
+                return work(txn)
+        except _DAMAGE as error:
+            raise Damaged(f"{self.path.name} cannot be read: {type(error).__name__}") from error
+
+    def database(self, name: str) -> Database:
+        """The handle of a named database; within ``write`` always there."""
+        return self._handles[name]
+
+    @property
+    def _environment(self) -> lmdb.Environment:
+        if self._env is None:
+            message = f"{self.path.name} is not open"
+            raise RuntimeError(message)
+        return self._env
+
+    def _write(self, work: Callable[[Txn], T]) -> T:
+        with self._environment.begin(write=True) as txn:
+            if not self._handles:
+                self._handles = {name: self._handle(name, txn, create=True) for name in self._databases}
+            result = work(txn)
+        self.txn = self._environment.info()["last_txnid"]
+        return result
+
+    def _open(self, map_bytes: int) -> None:
+        try:
+            self._env = lmdb.open(
+                os.fspath(self.path),
+                map_size=map_bytes,
+                subdir=False,
+                mode=_FILE_MODE,
+                max_dbs=len(self._databases),
+                # One writer and few readers, all in one process.
+                max_readers=16,
+                # A commit is on disk, data and meta page, when it returns. Without writemap no stray write in this
+                # process can reach the file, and a full disk is an error instead of a SIGBUS.
+                sync=True,
+                metasync=True,
+                writemap=False,
+                # The data format of LMDB 0.9, which every tool reads.
+                lib_version=0,
+            )
+        except _DAMAGE as error:
+            raise Damaged(f"{self.path.name} cannot be opened: {type(error).__name__}") from error
+        self.txn = self._environment.info()["last_txnid"]
+        if self.txn == 0:
+            return
+        try:
+            with self._environment.begin() as txn:
+                self._handles = {name: self._handle(name, txn, create=False) for name in self._databases}
+        except (lmdb.NotFoundError, *_DAMAGE) as error:
+            self.close()
+            raise Damaged(f"{self.path.name} lacks what it must have: {type(error).__name__}") from error
+
+    def _handle(self, name: str, txn: Txn, *, create: bool) -> Database:
+        is_set = self._databases[name] is Kind.SET
+        return self._environment.open_db(name.encode(), txn, create=create, dupsort=is_set, dupfixed=is_set)
+
+    def _grow(self) -> None:
+        # Reopened rather than resized: handles that the aborted transaction made are gone with it.
+        map_bytes = self._environment.info()["map_size"] * 2
+        self.close()
+        self._open(map_bytes)
+
+
+def unlink(path: Path) -> None:
+    """Remove a data file and its lock file. The folder is the caller's to sync."""
+    path.unlink(missing_ok=True)
+    path.with_name(path.name + "-lock").unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was created in the folder, renamed or removed from it survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def open_or_fail(file: LmdbFile) -> None:
+    """Open a file that the worker cannot do without.
+
+    Raises:
+        InputOutputFailed: it is damaged, or the system refuses it.
+    """
+    try:
+        file.open()
+    except (Damaged, lmdb.Error, OSError) as error:
+        raise InputOutputFailed(f"{file.path.name} cannot be opened: {error}") from error
