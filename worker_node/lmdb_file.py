@@ -145,7 +145,8 @@ class LmdbFile:
         if self.txn == 0:
             return
         try:
-            with self._environment.begin() as txn:
+            # Handles from a read-only transaction would end with it. This one writes nothing either.
+            with self._environment.begin(write=True) as txn:
                 self._handles = {name: self._handle(name, txn, create=False) for name in self._databases}
         except (lmdb.NotFoundError, *_DAMAGE) as error:
             self.close()
