@@ -1,0 +1,460 @@
+"""The sender: numbering, closing, resending, and what each receipt means."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from api_node.sender import (
+    COUNTERS_MAX,
+    PARKED_FIRST_SECONDS,
+    PARKED_MOST_SECONDS,
+    Closed,
+    Done,
+    Flight,
+    Moved,
+    Sender,
+    TurnedAway,
+)
+from common.errors import NotTaken, SliceClosed, WireError
+from common.routing import WorkerId
+from common.slices import SliceId
+from common.wire import (
+    BATCH_EVENTS_MAX,
+    ENVELOPE_BYTES_MAX,
+    ENVELOPE_SLICES_MAX,
+    NAMES_MAX,
+    NO_ID,
+    Outcome,
+    Receipt,
+    decode_batch,
+)
+
+ROUTE = (WorkerId("0"),)
+KEY_ID = bytes(8)
+USER, OTHER_USER = b"u" * 16, b"v" * 16
+ID = b"i" * 16
+
+
+def new_sender(*, events_max: int = 100_000) -> Sender[str]:
+    """A sender whose waiters are named in the order of their batches: b0, b1, ..."""
+    numbers = itertools.count()
+    return Sender(stream=bytes(16), new_waiter=lambda: f"b{next(numbers)}", events_max=events_max, jitter=lambda: 1.0)
+
+
+def put(sender: Sender[str], slice_id: int = 7, event_type: str = "click", *, id_key: bytes | None = None) -> str:
+    waiter, _ = sender.add(SliceId(slice_id), ROUTE, KEY_ID, event_type, USER, id_key)
+    return waiter
+
+
+def taken(sender: Sender[str], now: float = 0.0) -> Flight[str]:
+    flight = sender.take(now)
+    assert flight is not None
+    return flight
+
+
+def receipt(
+    flight: Flight[str], index: int = 0, outcome: Outcome = Outcome.APPLIED, *, expected: int = 0, detail: str = ""
+) -> Receipt:
+    batch = flight.batches[index]
+    return Receipt(slice=batch.slice, seq=batch.seq, outcome=outcome, expected=expected, detail=detail)
+
+
+def answer_all(sender: Sender[str], flight: Flight[str], outcome: Outcome, now: float = 0.0) -> list[object]:
+    return list(sender.answered(flight, [receipt(flight, at, outcome) for at in range(len(flight.batches))], now))
+
+
+def numbers(flight: Flight[str]) -> list[tuple[int, int]]:
+    return [(batch.slice, batch.seq) for batch in flight.batches]
+
+
+def test_all_events_of_a_slice_until_the_next_envelope_are_one_batch() -> None:
+    """Natural batching: events of a slice share a batch, a waiter, and have positions in it."""
+    sender = new_sender()
+
+    first = sender.add(SliceId(7), ROUTE, KEY_ID, "click", USER, None)
+    second = sender.add(SliceId(7), ROUTE, KEY_ID, "impression", OTHER_USER, None)
+    flight = taken(sender)
+
+    assert (first, second) == (("b0", 0), ("b0", 1))
+    batch = decode_batch(flight.batches[0].raw)
+    assert (batch.slice, batch.seq, batch.route, batch.key_id) == (7, 1, ROUTE, KEY_ID)
+    assert (batch.names, batch.kinds, batch.users) == (("click", "impression"), b"\0\1", USER + OTHER_USER)
+    assert batch.ids == b""
+
+
+@pytest.mark.parametrize(
+    ("ids", "column"),
+    [((None, ID), NO_ID + ID), ((ID, None), ID + NO_ID), ((None, None), b""), ((None, None, ID), NO_ID * 2 + ID)],
+)
+def test_the_column_of_ids_has_zeros_where_an_event_has_none(ids: tuple[bytes | None, ...], column: bytes) -> None:
+    """Ids and events without one mix in a batch."""
+    sender = new_sender()
+    for id_key in ids:
+        put(sender, id_key=id_key)
+
+    assert decode_batch(taken(sender).batches[0].raw).ids == column
+
+
+def test_numbers_have_no_gaps_and_count_per_slice() -> None:
+    """Seq counts from 1 per slice of the stream."""
+    sender = new_sender()
+    seen = []
+    for slice_id in (7, 8, 7):
+        put(sender, slice_id)
+        flight = taken(sender)
+        seen += numbers(flight)
+        answer_all(sender, flight, Outcome.APPLIED)
+
+    assert seen == [(7, 1), (8, 1), (7, 2)]
+
+
+def test_a_lost_reply_sends_the_same_bytes_again_and_new_events_in_a_new_batch() -> None:
+    """A closed batch never changes: what arrives meanwhile gets the next number."""
+    sender = new_sender()
+    put(sender)
+    lost = taken(sender)
+    put(sender, event_type="impression")
+    sender.failed(lost)
+
+    again = taken(sender)
+
+    assert numbers(again) == [(7, 1), (7, 2)]
+    assert again.batches[0].raw is lost.batches[0].raw
+
+
+def test_only_one_envelope_is_in_flight() -> None:
+    """Order within a stream rests on it."""
+    sender = new_sender()
+    put(sender)
+    taken(sender)
+
+    with pytest.raises(RuntimeError, match="one envelope"):
+        sender.take(0.0)
+
+
+def test_applied_and_duplicate_are_both_the_end_of_a_batch() -> None:
+    """Counted is counted, now or earlier."""
+    for outcome in (Outcome.APPLIED, Outcome.DUPLICATE):
+        sender = new_sender()
+        waiter = put(sender)
+        flight = taken(sender)
+
+        verdicts = answer_all(sender, flight, outcome)
+
+        assert verdicts == [Done(waiter, receipt(flight, outcome=outcome))]
+        assert sender.is_empty
+        assert (sender.events_queued, sender.bytes_queued) == (0, 0)
+        assert sender.take(0.0) is None
+
+
+def test_receipts_for_other_batches_conclude_nothing() -> None:
+    """A reply that is not for this envelope is an error of the worker, and the batches stay."""
+    sender = new_sender()
+    put(sender)
+    flight = taken(sender)
+
+    with pytest.raises(WireError, match="not for the batches"):
+        sender.answered(flight, [Receipt(slice=SliceId(7), seq=2, outcome=Outcome.APPLIED)], 0.0)
+    sender.failed(flight)
+
+    assert numbers(taken(sender)) == [(7, 1)]
+
+
+def test_a_full_batch_closes_and_another_one_opens() -> None:
+    """A batch has at most 16,384 events."""
+    sender = new_sender()
+    waiters = [put(sender) for _ in range(BATCH_EVENTS_MAX + 1)]
+
+    flight = taken(sender)
+
+    assert set(waiters[:-1]) == {"b0"}
+    assert waiters[-1] == "b1"
+    assert [batch.events for batch in flight.batches] == [BATCH_EVENTS_MAX, 1]
+
+
+def test_a_batch_has_room_for_256_types() -> None:
+    """The 257th type begins another batch; a known one still fits."""
+    sender = new_sender()
+    for number in range(NAMES_MAX):
+        put(sender, event_type=f"t{number}")
+
+    assert put(sender, event_type="t0") == "b0"
+    assert put(sender, event_type="one-more") == "b1"
+
+
+def test_a_full_queue_refuses_at_the_door() -> None:
+    """The queue is bounded in events; what is refused is surely not counted."""
+    sender = new_sender(events_max=2)
+    put(sender)
+    put(sender)
+
+    with pytest.raises(NotTaken, match="full"):
+        put(sender)
+
+
+def test_the_queue_is_bounded_in_bytes() -> None:
+    """The same for bytes."""
+    sender: Sender[str] = Sender(stream=bytes(16), new_waiter=str, bytes_max=1)
+    put(sender)
+
+    with pytest.raises(NotTaken, match="full"):
+        put(sender)
+
+
+def test_newest_slices_go_first_and_those_passed_over_lead_the_next_envelope() -> None:
+    """An envelope has at most 64 slices; nobody starves."""
+    sender = new_sender()
+    for slice_id in range(ENVELOPE_SLICES_MAX + 2):
+        put(sender, slice_id)
+
+    first = taken(sender)
+    answer_all(sender, first, Outcome.APPLIED)
+    put(sender, 1000)
+    second = taken(sender)
+
+    assert [batch.slice for batch in first.batches] == list(range(ENVELOPE_SLICES_MAX + 1, 1, -1))
+    assert sorted(batch.slice for batch in second.batches[:2]) == [0, 1]
+    assert second.batches[2].slice == 1000
+
+
+def test_an_envelope_has_at_most_4_mib_and_the_rest_leads_the_next() -> None:
+    """What does not fit goes first next time, still in order."""
+    sender = new_sender(events_max=10**6)
+    for _ in range(9):
+        for _ in range(BATCH_EVENTS_MAX):
+            put(sender, id_key=ID)
+
+    first = taken(sender)
+    sender.failed(first)
+    put(sender, 99)
+    second = taken(sender)
+
+    assert sum(len(batch.raw) for batch in first.batches) <= ENVELOPE_BYTES_MAX
+    assert [seq for _, seq in numbers(first)] == list(range(1, len(first.batches) + 1))
+    assert numbers(second)[: len(first.batches)] == numbers(first)
+
+
+def test_a_refusal_parks_the_slice_alone() -> None:
+    """A refused slice turns new events away and holds up no other slice; its batch keeps bytes and number."""
+    sender = new_sender()
+    put(sender, 7)
+    flight = taken(sender)
+    late = put(sender, 7)  # into an open batch, while the refused one was in flight
+
+    verdicts = sender.answered(flight, [receipt(flight, outcome=Outcome.NO_SPACE, detail="disk is full")], 10.0)
+    put(sender, 8)
+    other = taken(sender, 10.0)
+
+    assert [type(verdict) for verdict in verdicts] == [TurnedAway]
+    assert isinstance(verdicts[0], TurnedAway)
+    assert verdicts[0].waiter == late
+    assert "no_space: disk is full" in verdicts[0].reason
+    assert numbers(other) == [(8, 1)]
+    assert sender.events_queued == 1  # the parked batch has left the bound
+    with pytest.raises(NotTaken, match="parked"):
+        put(sender, 7)
+
+
+def test_a_parked_slice_is_retried_with_backoff_and_comes_back() -> None:
+    """The first batch probes; when it is applied, the slice takes events again under the next number."""
+    sender = new_sender()
+    put(sender)
+    flight = taken(sender)
+    answer_all(sender, flight, Outcome.WRONG_KEY, now=0.0)
+    assert sender.take(0.0) is None
+    assert sender.wake_at() == PARKED_FIRST_SECONDS
+
+    probe = taken(sender, PARKED_FIRST_SECONDS)
+    answer_all(sender, probe, Outcome.WRONG_KEY, now=PARKED_FIRST_SECONDS)
+    assert sender.wake_at() == pytest.approx(3 * PARKED_FIRST_SECONDS)
+    assert list(sender.parked()) == [7]
+
+    sender.retry_parked()
+    again = taken(sender, 0.0)
+    verdicts = answer_all(sender, again, Outcome.APPLIED)
+    put(sender)
+
+    assert probe.batches[0].raw is again.batches[0].raw is flight.batches[0].raw
+    assert [type(verdict) for verdict in verdicts] == [Done]
+    assert sender.parked() == {}
+    assert sender.wake_at() is None
+    assert numbers(taken(sender)) == [(7, 2)]
+
+
+def test_the_backoff_of_a_parked_slice_is_bounded() -> None:
+    """However long it lasts, it is looked at every few seconds."""
+    sender = new_sender()
+    put(sender)
+    flight = taken(sender)
+    for _ in range(20):
+        answer_all(sender, flight, Outcome.QUARANTINED, now=0.0)
+        sender.retry_parked()
+        flight = taken(sender)
+    answer_all(sender, flight, Outcome.QUARANTINED, now=0.0)
+
+    assert sender.wake_at() == PARKED_MOST_SECONDS
+
+
+def test_a_refused_batch_and_the_gap_behind_it_are_both_sent_again() -> None:
+    """The number was not consumed, so what came behind it is a gap and no loss."""
+    sender = new_sender()
+    for _ in range(BATCH_EVENTS_MAX + 1):
+        put(sender)
+    flight = taken(sender)
+
+    verdicts = sender.answered(
+        flight, [receipt(flight, 0, Outcome.NO_SPACE), receipt(flight, 1, Outcome.GAP, expected=1)], 0.0
+    )
+    sender.retry_parked()
+    probe = taken(sender, 0.0)
+    answer_all(sender, probe, Outcome.APPLIED)
+
+    assert verdicts == []
+    assert not sender.retired
+    assert numbers(probe) == [(7, 1)]
+    assert numbers(taken(sender)) == [(7, 2)]
+    assert sender.events_queued == 1
+
+
+def test_a_gap_within_what_is_still_here_is_filled() -> None:
+    """The worker expects a batch that we still have: send it."""
+    sender = new_sender()
+    put(sender)
+    flight = taken(sender)
+
+    verdicts = sender.answered(flight, [receipt(flight, outcome=Outcome.GAP, expected=1)], 0.0)
+
+    assert verdicts == []
+    assert numbers(taken(sender)) == [(7, 1)]
+
+
+def test_a_gap_below_what_is_still_here_means_that_the_worker_lost_data() -> None:
+    """Every batch of the slice is proven unapplied, moves to another stream, and this one is retired."""
+    sender = new_sender()
+    put(sender)
+    answer_all(sender, taken(sender), Outcome.APPLIED)
+    waiter = put(sender)
+    flight = taken(sender)
+
+    (verdict,) = sender.answered(flight, [receipt(flight, outcome=Outcome.GAP, expected=1)], 0.0)
+
+    assert verdict == Moved(flight.batches, SliceId(7), regressed=True)
+    assert flight.batches[0].waiter == waiter
+    assert sender.retired
+    assert sender.is_empty
+
+
+def test_all_batches_of_a_regressed_slice_move_together() -> None:
+    """The later receipts of the same envelope have nothing left to say."""
+    sender = new_sender()
+    put(sender)
+    answer_all(sender, taken(sender), Outcome.APPLIED)
+    for _ in range(BATCH_EVENTS_MAX + 1):
+        put(sender)
+    flight = taken(sender)
+
+    receipts = [receipt(flight, at, Outcome.GAP, expected=1) for at in range(2)]
+    (verdict,) = sender.answered(flight, receipts, 0.0)
+
+    assert isinstance(verdict, Moved)
+    assert verdict.batches == flight.batches
+    assert sender.events_queued == 0
+
+
+def test_a_conflict_retires_the_stream_and_moves_that_batch() -> None:
+    """What came behind it in the same slice was applied under its own number."""
+    sender = new_sender()
+    for _ in range(BATCH_EVENTS_MAX + 1):
+        put(sender)
+    flight = taken(sender)
+
+    first, second = sender.answered(flight, [receipt(flight, 0, Outcome.CONFLICT), receipt(flight, 1)], 0.0)
+
+    assert first == Moved(flight.batches[:1], SliceId(7), regressed=False)
+    assert isinstance(second, Done)
+    assert sender.retired
+
+
+def test_another_stream_goes_on_with_a_batch_under_its_own_number() -> None:
+    """The content is the same, number and stream are new; a regression is told to the worker."""
+    old, new = new_sender(), new_sender()
+    put(old)
+    batch = taken(old).batches[0]
+    put(new)
+
+    new.adopt(batch, regressed=True)
+    flight = taken(new)
+
+    first, second = (decode_batch(one.raw) for one in flight.batches)
+    assert (first.seq, first.regressed) == (1, False)
+    assert (second.seq, second.regressed) == (2, True)
+    assert second.users == decode_batch(batch.raw).users
+    assert flight.batches[1].waiter == batch.waiter
+    assert new.events_queued == 2
+
+
+def test_a_batch_adopted_by_a_parked_slice_waits_outside_the_bound() -> None:
+    """As every batch of a parked slice does."""
+    old, new = new_sender(), new_sender()
+    put(old)
+    batch = taken(old).batches[0]
+    put(new)
+    answer_all(new, taken(new), Outcome.NO_SPACE)
+
+    new.adopt(batch, regressed=False)
+
+    assert new.events_queued == 0
+    new.retry_parked()
+    answer_all(new, taken(new), Outcome.APPLIED)
+    assert new.events_queued == 1
+
+
+def test_a_closed_slice_ends_all_its_batches() -> None:
+    """Nothing behind the refused number can have been applied; the slice takes nothing more."""
+    sender = new_sender()
+    for _ in range(BATCH_EVENTS_MAX + 1):
+        put(sender)
+    flight = taken(sender)
+    waiting = put(sender)
+
+    receipts = [receipt(flight, 0, Outcome.CLOSED), receipt(flight, 1, Outcome.GAP, expected=1)]
+    verdicts = sender.answered(flight, receipts, 0.0)
+
+    assert verdicts == [Closed("b0", SliceId(7)), Closed("b1", SliceId(7)), Closed(waiting, SliceId(7))]
+    assert sender.is_empty
+    assert sender.events_queued == 0
+    with pytest.raises(SliceClosed):
+        put(sender)
+
+
+def test_a_closed_slice_without_an_open_batch() -> None:
+    """The usual case: one batch, refused for good."""
+    sender = new_sender()
+    waiter = put(sender)
+
+    assert answer_all(sender, taken(sender), Outcome.CLOSED) == [Closed(waiter, SliceId(7))]
+
+
+def test_a_stream_with_too_many_counters_ends() -> None:
+    """A live stream never forgets a counter; so it ends when it has too many."""
+    sender = new_sender()
+    for slice_id in range(COUNTERS_MAX):
+        put(sender, slice_id)
+    while (flight := sender.take(0.0)) is not None:
+        answer_all(sender, flight, Outcome.APPLIED)
+
+    assert sender.retired
+    assert sender.is_empty
+
+
+def test_positions_count_within_the_batch_and_not_within_the_slice() -> None:
+    """A receipt lists repeats by their position in the batch."""
+    sender = new_sender()
+    put(sender)
+    answer_all(sender, taken(sender), Outcome.APPLIED)
+
+    _, position = sender.add(SliceId(7), ROUTE, KEY_ID, "click", USER, None)
+
+    assert position == 0
