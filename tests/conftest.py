@@ -1,0 +1,20 @@
+"""What every test may rely on."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import pytest
+
+from tests.support.cluster import Cluster
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the ends of the nodes' logs with a failed test. A cluster that is left by the failure brings its own."""
+    report = yield
+    if report.failed:
+        report.sections += [("node logs", cluster.log_tails()) for cluster in Cluster.running]
+    return report
