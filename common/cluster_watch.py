@@ -153,6 +153,8 @@ class ClusterWatch:
             content = await asyncio.to_thread(read_file, self._path)
             version = version_of(content)
             if version == self.running.version:
+                if self.refusal is not None:
+                    self._log.info("cluster_file_as_running", version=version)
                 self.refusal = self._told = None
                 return
             proposed = parse_config(content, folder=self._path.parent)

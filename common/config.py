@@ -185,7 +185,7 @@ def load_secret(config: ClusterConfig) -> bytes:
     alone = all(map(is_loopback, (*config.api_nodes.values(), *config.worker_nodes.values())))
     try:
         if alone and not path.exists():
-            _make_secret(path)
+            make_secret(path)
         with path.open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             text = file.read(TOKEN_CHARACTERS_MAX).decode(errors="replace").strip()
@@ -200,7 +200,7 @@ def load_secret(config: ClusterConfig) -> bytes:
     return bytes.fromhex(text)
 
 
-def _make_secret(path: Path) -> None:
+def make_secret(path: Path) -> None:
     """Make the file whole or not at all: nodes that start together must all read the one that came first."""
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
