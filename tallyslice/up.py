@@ -1,0 +1,156 @@
+"""``tallyslice up``: a whole cluster on this machine, with a data folder of its own; fed and checked if asked for.
+
+::
+
+    cluster file good, ports free -> data folder -> workers, API nodes -> all ready -> feed and check
+        -> idle until Ctrl-C -> API nodes stop, then workers
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import aiohttp
+import click
+import uvloop
+from rich.console import Console
+
+from common.errors import PeerAway
+from common.judge import show_route
+from common.slices import format_instant
+from tallyslice.cluster import ClusterFolder, open_folder, start_nodes, until_ready
+from tallyslice.feed import RATE, SECONDS, FeedOrder, feed_and_check, now, rate_option, seconds_option, seed_option
+from tallyslice.interrupts import Interrupts
+from tallyslice.processes import STOP_SECONDS, Ended, Node, Processes
+from tallyslice.questions import Questions, origin
+from tallyslice.screen import new_console
+
+EDIT_SLICES = 2  # ahead of now is the example of an edit: time enough to make it
+BAD = "bold red"
+
+
+@click.command
+@click.argument("cluster_file", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="The data folder: a new one, or that of an earlier run, which then goes on.  [default: data/run-TIME]",
+)
+@click.option("--feed", "with_feed", is_flag=True, help="Feed random users to all API nodes, and check the counts.")
+@seconds_option
+@rate_option
+@seed_option
+@click.option("--exit", "leave", is_flag=True, help="Stop after feeding instead of leaving the idle cluster running.")
+def up(  # noqa: PLR0917 - click hands its options over by name
+    cluster_file: Path | None,
+    data: Path | None,
+    with_feed: bool,
+    seconds: float | None,
+    rate: float | None,
+    seed: int | None,
+    leave: bool,
+) -> int:
+    """Run every node of CLUSTER_FILE (etc/cluster.json by default) on this machine, until Ctrl-C.
+
+    The nodes read a copy of the file in the data folder; edit it while they run. Ctrl-C during the feeding ends it
+    early, checks what was fed, and stops the cluster.
+
+    Exit status 0; 1 if the check of --feed did not hold or a node did not stop properly; 69 if a port is in use; 78 if
+    the file cannot be used.
+    """
+    if not with_feed and (seconds, rate, seed) != (None, None, None):
+        raise click.UsageError("--seconds, --rate and --seed say how to feed: they need --feed")
+    folder = open_folder(cluster_file, data, now=datetime.now().astimezone())
+    order = FeedOrder(
+        nodes=tuple(origin(url) for url in folder.config.api_nodes.values()),
+        rate=rate or RATE,
+        seconds=seconds or SECONDS,
+        seed=seed,
+        cache_ttl_seconds=folder.config.cache_ttl_seconds,
+        alone=True,
+    )
+    return uvloop.run(_Run(folder, new_console()).run(order if with_feed else None, leave=leave))
+
+
+class _Run:
+    """One run of the command, and what it says on the screen."""
+
+    def __init__(self, folder: ClusterFolder, console: Console) -> None:
+        self._folder = folder
+        self._console = console
+
+    async def run(self, order: FeedOrder | None, *, leave: bool) -> int:
+        """From the first process to the last; the exit code."""
+        config = self._folder.config
+        self._console.print(
+            f"Starting {len(config.worker_nodes)} workers and {len(config.api_nodes)} API nodes;"
+            f" everything of theirs is in {_shown(self._folder.path)}"
+        )
+        held = True
+        # Outermost, so that no signal cuts short how the nodes are stopped.
+        with Interrupts() as interrupts:
+            async with Processes(on_end=self._tell_end) as processes:
+                await start_nodes(self._folder, processes)
+                if await until_ready(self._folder, processes, self._tell_ready, stop=interrupts.finish):
+                    if order is not None:
+                        held = await feed_and_check(order, console=self._console, interrupts=interrupts)
+                    if not leave and not interrupts.finish.is_set():
+                        await self._tell_what_to_try()
+                        await interrupts.finish.wait()
+                self._console.print("Stopping the nodes.")
+        self._console.print(f"Stopped. `tallyslice up --data {_shown(self._folder.path)}` goes on from here.")
+        return 0 if held and not any(ended.asked and ended.code for ended in processes.ended) else 1
+
+    def _tell_ready(self, node: Node) -> None:
+        self._console.print(f"  {node.name:<10} ready  {node.url}")
+
+    def _tell_end(self, ended: Ended) -> None:
+        if ended.asked and ended.code == 0:
+            return
+        if ended.asked and ended.code < 0:
+            what = f"{ended.node.name} did not stop within {STOP_SECONDS:g} s of SIGTERM and was KILLED"
+        else:
+            what = str(ended) if ended.asked else f"{ended} and is not started again"
+        self._console.print(f"{what}; the end of {_shown(ended.node.log)}:", style=BAD)
+        for text in ended.tail():
+            self._console.print(f"  {text}", soft_wrap=True)
+
+    async def _tell_what_to_try(self) -> None:
+        urls = list(self._folder.config.api_nodes.values())
+        first, last = urls[0], urls[-1]
+        example = await self._example_of_edit()
+        self._console.print(
+            f"""
+The cluster runs. Try it:
+  curl '{first}'
+  curl '{last}/perworker'
+  curl '{first}/allslices?format=json'
+  curl '{origin(last)}/cluster'
+  curl -X POST "{first}?timestamp=$(date +%s)&user=ada&click"
+Change it while it runs: edit {_shown(self._folder.file)} and see what GET /cluster says.
+  {example}
+Logs are in {_shown(self._folder.path / "logs")}; Ctrl-C stops every node.""",
+            soft_wrap=True,
+        )
+
+    async def _example_of_edit(self) -> str:
+        """An edit of the routing that can be watched taking effect."""
+        workers = list(self._folder.config.worker_nodes)
+        async with aiohttp.ClientSession() as session:
+            try:
+                clock = (
+                    await Questions(session=session).cluster(origin(next(iter(self._folder.config.api_nodes.values()))))
+                ).clock
+            except PeerAway:
+                clock = None
+        if clock is None:
+            return f'For example, add an entry to "routing" that sends a later slice to {show_route(workers[-1:])}.'
+        at = clock.slice_at(now()) + EDIT_SLICES
+        entry = f'{{ "slice": {at}, "nodes": {show_route(workers[-1:])} }}'
+        return f'For example, add {entry} to "routing": it takes effect at {format_instant(clock.start(at))}.'
+
+
+def _shown(path: Path) -> Path:
+    """A path as short as it can be said."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
