@@ -89,8 +89,11 @@ class Queries:
             ]
         return await self._parts(route, slice_id, partial=partial)
 
-    async def all_slices(self, until: SliceId, *, partial: bool = False) -> list[Summary]:
+    async def all_slices(self, until: SliceId, *, partial: bool = False) -> tuple[list[Summary], bool]:
         """What the cluster knows of every slice that holds data, ascending, up to one.
+
+        Returns:
+            The summaries, and whether every worker answered: if not, there may be slices that are not among them.
 
         Raises:
             NoAnswer: a worker does not answer in time.
@@ -110,7 +113,7 @@ class Queries:
             )
             for slice_id, parts in sorted(by_slice.items())
         ]
-        return [one for one in sums if not one.is_empty]
+        return [one for one in sums if not one.is_empty], not missing
 
     async def _parts(self, route: Route, slice_id: SliceId, *, partial: bool) -> list[WorkerSummary]:
         links = [self._link(worker) for worker in route]

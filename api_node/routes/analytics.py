@@ -86,24 +86,29 @@ class AnalyticsRoutes:
         wish = self._wish(request)
         summary = await self._queries.summary(wish.slice, partial=wish.partial)
         if wish.as_json:
-            return _json(to_json(summary, self._membership.clock))
-        return _text(self._lines(summary))
+            return _json(to_json(summary, self._membership.clock), complete=summary.complete)
+        return _text(self._lines(summary), complete=summary.complete)
 
     async def per_worker(self, request: web.Request) -> web.Response:
         """The same for each worker of its route, in route order."""
         wish = self._wish(request)
         parts = await self._queries.per_worker(wish.slice, partial=wish.partial)
+        complete = all(part.summary is not None and part.summary.complete for part in parts)
         if wish.as_json:
-            return _json({"slice": wish.slice, "workers": [self._worker_json(part) for part in parts]})
-        return _text("".join(self._worker_text(wish.slice, part) for part in parts))
+            shown = {"slice": wish.slice, "workers": [self._worker_json(part) for part in parts]}
+            return _json(shown, complete=complete)
+        return _text("".join(self._worker_text(wish.slice, part) for part in parts), complete=complete)
 
     async def all_slices(self, request: web.Request) -> web.Response:
         """The summaries of all slices that hold data, oldest first, up to a time."""
         wish = self._wish(request)
-        found = await self._queries.all_slices(wish.slice, partial=wish.partial)
+        found, all_answered = await self._queries.all_slices(wish.slice, partial=wish.partial)
+        complete = all_answered and all(summary.complete for summary in found)
         if wish.as_json:
-            return _json({"slices": [to_json(summary, self._membership.clock) for summary in found]})
-        return _text("".join(f"slice,{summary.slice}\n{self._lines(summary)}" for summary in found))
+            clock = self._membership.clock
+            return _json({"slices": [to_json(summary, clock) for summary in found]}, complete=complete)
+        lines = (f"slice,{summary.slice}\n{self._lines(summary)}" for summary in found)
+        return _text("".join(lines), complete=complete)
 
     def _wish(self, request: web.Request) -> _Wish:
         asked: dict[str, str] = {}
@@ -173,11 +178,16 @@ def _one_of(field: str, value: str, known: dict[str, bool]) -> bool:
     return known[value]
 
 
-def _text(text: str) -> web.Response:
-    return web.Response(text=text, headers=NO_STORE)
+def _text(text: str, *, complete: bool) -> web.Response:
+    return web.Response(text=text, headers=_headers(complete=complete))
 
 
-def _json(value: object) -> web.Response:
+def _json(value: object, *, complete: bool) -> web.Response:
     response = json_response(value)
-    response.headers.update(NO_STORE)
+    response.headers.update(_headers(complete=complete))
     return response
+
+
+def _headers(*, complete: bool) -> dict[str, str]:
+    # An answer says whether it is complete in either form; the lines of the text form have no place for it.
+    return {**NO_STORE, "X-Complete": "true" if complete else "false"}
