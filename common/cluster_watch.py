@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -95,6 +96,8 @@ class ClusterWatch:
             asyncio.create_task(self._notice(), name="cluster-watch-notice"),
             asyncio.create_task(self._look_when_due(), name="cluster-watch-look"),
         )
+        # Both tasks run up to their first await: from here on the kernel watches.
+        await asyncio.sleep(0)
         return self
 
     async def __aexit__(
@@ -122,7 +125,7 @@ class ClusterWatch:
     async def _notice_until_the_folder_is_another(self) -> None:
         folder = self._path.parent
         watched = _identity(folder)
-        async for changes in awatch(
+        changing = awatch(
             folder,
             watch_filter=None,  # the default one leaves out names that Kubernetes and editors use
             step=QUIET_MILLISECONDS,
@@ -130,12 +133,14 @@ class ClusterWatch:
             yield_on_timeout=True,
             force_polling=False,
             recursive=False,
-        ):
-            if changes:
-                self._due.set()
-            # The kernel's watch follows the folder that it was made for, not its name.
-            if _identity(folder) != watched or any(Path(name) == folder for _, name in changes):
-                return
+        )
+        async with aclosing(changing):  # gives the kernel's watch back at once
+            async for changes in changing:
+                if changes:
+                    self._due.set()
+                # The kernel's watch follows the folder that it was made for, not its name.
+                if _identity(folder) != watched or any(Path(name) == folder for _, name in changes):
+                    break
 
     async def _look_when_due(self) -> None:
         while True:
@@ -153,8 +158,8 @@ class ClusterWatch:
             content = await asyncio.to_thread(read_file, self._path)
             version = version_of(content)
             if version == self.running.version:
-                if self.refusal is not None:
-                    self._log.info("cluster_file_as_running", version=version)
+                tell = self._log.debug if self.refusal is None else self._log.info
+                tell("cluster_file_as_running", version=version)
                 self.refusal = self._told = None
                 return
             proposed = parse_config(content, folder=self._path.parent)

@@ -25,7 +25,7 @@ _COMMANDS = {
 }
 
 
-class _Commands(click.Group):
+class Commands(click.Group):
     """A group that finds its commands by name, and leaves with our exit codes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
@@ -64,7 +64,7 @@ class _Commands(click.Group):
         sys.exit(code if isinstance(code, int) else 0)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="tallyslice")
 def main() -> None:
     """Tallyslice counts events in real time, exactly, without knowing who anybody is."""

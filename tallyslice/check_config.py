@@ -19,7 +19,7 @@ def check_config(file: Path) -> None:
     """Check a cluster FILE and show what it means; exit code 78 and every problem if it cannot be used."""
     config = load_config(file)
     console = plain_console()
-    console.print(f"{file} is good (version {config.version}).")
+    console.print(f"{file} is good (version {config.version}).", soft_wrap=True)
     for table in (_nodes(config), _routing(config), _settings(config)):
         console.print(table)
 

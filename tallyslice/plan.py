@@ -74,13 +74,13 @@ def plan(old: Path, new: Path, origin: str | None) -> None:
     verdict = judge(before, after, pins=state.pins, named=state.named)
     console = plain_console()
     if origin is None:
-        console.print("What is settled already is not known: --api URL asks a running API node.")
+        console.print("What is settled already is not known: --api URL asks a running API node.", soft_wrap=True)
     _print_list(console, "Changes", verdict.changes or ("none",))
     settled = {one.slice: one.route for one in state.settled}
     console.print(_table(route_plan(before, after, settled), with_settled=origin is not None))
     if not verdict.accepted:
         raise ConfigRefused([f"{new} would be refused:", *verdict.refusals])
-    console.print(f"{new} would be accepted.")
+    console.print(f"{new} would be accepted.", soft_wrap=True)
 
 
 def _print_list(console: Console, title: str, lines: tuple[str, ...]) -> None:

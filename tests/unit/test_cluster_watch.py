@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import time
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -27,7 +28,7 @@ class Told:
     def info(self, event, **fields):
         self.queue.put_nowait((event, fields))
 
-    warning = error = info
+    debug = warning = error = info
 
     async def next(self, event):
         """The fields of the next line of this event; other events are passed over."""
@@ -147,6 +148,21 @@ async def test_a_change_while_the_node_starts_is_taken(node):
         await node.told.next("cluster_file_accepted")
 
         assert watch.running.max_slices == 2
+
+
+async def test_a_refusal_is_dated_by_the_clock_of_the_system_unless_another_is_given(node):
+    """In microseconds since 1970."""
+    node.write(GOOD)
+    config = load_config(node.path)
+    node.write(BROKEN)
+    before = time.time_ns() // 1000
+    async with ClusterWatch(
+        path=node.path, running=config, judge=node.judge, publish=node.publish, log=node.told
+    ) as watch:
+        await node.told.next("cluster_file_refused")
+
+        assert watch.refusal is not None
+        assert before <= watch.refusal.at <= time.time_ns() // 1000
 
 
 async def test_a_broken_file_leaves_the_running_config_and_the_next_good_one_is_taken(node):
@@ -274,6 +290,7 @@ async def test_a_change_that_no_watch_notices_is_taken_at_the_next_regular_look(
 async def test_a_folder_that_vanishes_for_a_moment_is_watched_again(node, folder):
     """First nothing is there, then another folder of the same name: the running config stays, and changes are seen."""
     async with node.running() as watch:
+        await node.told.next("cluster_file_as_running")
         shutil.rmtree(folder)
         told = await node.told.next("cluster_file_refused")
 
@@ -296,6 +313,7 @@ async def test_a_folder_that_is_replaced_is_watched_instead(node, folder, tmp_pa
     new.mkdir()
     (new / "cluster.json").write_bytes(BETTER)
     async with node.running() as watch:
+        await node.told.next("cluster_file_as_running")
         folder.rename(tmp_path / "old")
         new.rename(folder)
         await node.told.next("cluster_file_accepted")
@@ -306,10 +324,13 @@ async def test_a_folder_that_is_replaced_is_watched_instead(node, folder, tmp_pa
 
 
 async def test_other_files_of_the_folder_change_nothing(node, folder):
-    """They are a reason to look, and the bytes decide."""
+    """They are a reason to look, and the bytes decide; so is another file of the same bytes."""
     async with node.running() as watch:
+        await node.told.next("cluster_file_as_running")
         (folder / "other.txt").write_text("x")
+        await node.told.next("cluster_file_as_running")
         node.write(GOOD)
+        await node.told.next("cluster_file_as_running")
         node.write(BETTER)
         await node.told.next("cluster_file_accepted")
 
