@@ -74,6 +74,7 @@ class ApiNode:
         self._fail = fail
         self._now = now
         anonymiser = Anonymiser(secret=load_secret(config))
+        self._secret_id = anonymiser.secret_id
         metrics = ApiMetrics()
         self._tasks = Tasks(log=log)
         # No limit of connections: each worker has one envelope per stream, and one question per slice, under way.
@@ -187,7 +188,15 @@ class ApiNode:
                 named = frozenset((await self._registry.state()).named) | self._membership.named
             except (PeerError, WireError):
                 named = None
-        return judge(running, proposed, pins=self._membership.pins, named=named)
+        verdict = judge(running, proposed, pins=self._membership.pins, named=named)
+        if proposed.secret_file == running.secret_file:
+            return verdict
+        # A new file may hold the same secret, moved elsewhere. Another secret would give every user a second key.
+        secret = await asyncio.to_thread(load_secret, proposed)
+        if Anonymiser(secret=secret).secret_id == self._secret_id:
+            return verdict
+        other = f"secret-file: {proposed.secret_file} holds another secret than the one that the cluster has pinned"
+        return Verdict(refusals=(*verdict.refusals, other), changes=verdict.changes)
 
     async def _publish(self, config: ClusterConfig) -> None:
         token = load_token(config)
