@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 KEPT_FILE = "identity.json"
 RETRY_FIRST_SECONDS, RETRY_MOST_SECONDS = 0.1, 2.0
 
+_REFUSED = "registry-refused"  # the slug of refusals that are already in this node's own words
+
 
 class _Kept(msgspec.Struct, frozen=True, kw_only=True):
     """What this node keeps of its cluster."""
@@ -193,7 +195,7 @@ class Membership:
             if identity.cluster is not None:
                 raise self._refused(f"the registry is empty, but worker {worker} belongs to cluster {identity.cluster}")
             if identity.id != worker:
-                raise self._refused(f"worker {worker} answers as worker {identity.id}: are the URLs swapped?")
+                raise self._refused(_swapped(worker, identity))
             uuids[worker] = identity.uuid
         # Whole seconds, so that the slices' bounds are easy to read.
         first = config.first_slice if config.first_slice is not None else self._now() // SECOND * SECOND
@@ -222,7 +224,14 @@ class Membership:
                 self._take_pins(pins)
                 self.saw_claims(max(it.claims for it in found))
                 self.joined.set()
-        if self.problem is None or not isinstance(error, PeerRefuses):
+        if isinstance(error, PeerRefuses) and error.slug != _REFUSED:
+            # Not our own words yet. Nobody here keeps a registry: this is not the worker it should be, most likely.
+            host = self._config().registry
+            found_there = (await self._identities()).get(host)
+            if isinstance(found_there, Identity) and found_there.id != host:
+                raise self._refused(_swapped(host, found_there)) from error
+            raise self._refused(f"the registry refuses: {error}") from error
+        if not isinstance(error, PeerRefuses):
             self.problem = f"cannot reach the registry: {error}"
         raise error
 
@@ -268,7 +277,7 @@ class Membership:
         if self.problem != text:
             self._log.error("registry_refused", reason=text)
         self.problem = text
-        return PeerRefuses(text, slug="registry-refused")
+        return PeerRefuses(text, slug=_REFUSED)
 
     def _read_kept(self) -> _Kept | None:
         try:
@@ -295,6 +304,10 @@ class Membership:
                 draft.unlink(missing_ok=True)
             message = f"{target} cannot be written (errno {error.errno})"
             raise InputOutputFailed(message) from error
+
+
+def _swapped(worker: WorkerId, found: Identity) -> str:
+    return f"worker {worker} answers as worker {found.id}: are the URLs swapped?"
 
 
 def _fsync_folder(folder: Path) -> None:

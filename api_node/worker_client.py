@@ -321,7 +321,10 @@ class WorkerLink:
                 )
             if identity.cluster not in (None, pins.cluster):
                 raise self._refuse(f"worker {self.worker} belongs to cluster {identity.cluster}, not {pins.cluster}")
-            pinned = await self._membership.pin_worker(self.worker, identity.uuid)
+            try:
+                pinned = await self._membership.pin_worker(self.worker, identity.uuid)
+            except PeerRefuses as error:
+                raise self._refuse(f"nobody vouches for worker {self.worker}'s data directory: {error}") from error
             if pinned != identity.uuid:
                 raise self._refuse(
                     f"worker {self.worker} runs on data directory {identity.uuid}, but the cluster knows it by "
