@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import time
 from pathlib import Path
@@ -25,10 +26,18 @@ async def click(cluster: Cluster, at: float, name: str, *, api: str = "0") -> An
 
 async def assert_no_number(cluster: Cluster, *, api: str) -> None:
     """The node takes no event and answers no question about the known slice: a clear refusal, never a wrong number."""
-    taken = await click(cluster, KNOWN, user("wrong"), api=api)
+    taken, asked = await asyncio.gather(
+        click(cluster, KNOWN, user("wrong"), api=api), cluster.get(f"?timestamp={KNOWN}", api=api)
+    )
     assert (taken.status, taken.problem) == (503, "not-taken"), taken
-    asked = await cluster.get(f"?timestamp={KNOWN}", api=api)
     assert (asked.status, asked.problem) == (503, "no-answer"), asked
+
+
+async def refused(cluster: Cluster, *workers: str) -> None:
+    """/cluster shows that exactly these workers are refused, and says why."""
+    shown = [one for one in (await cluster.state())["workers"] if one["state"] != "ok"]
+    assert {(one["id"], one["state"]) for one in shown} == {(name, "refused") for name in workers}
+    assert all("worker" in one["detail"] for one in shown)
 
 
 async def test_known_slices_go_on_without_the_registry(tmp_path: Path) -> None:
@@ -50,12 +59,8 @@ async def test_known_slices_go_on_without_the_registry(tmp_path: Path) -> None:
         await cluster.start(cluster.api["1"])
         for api in ("0", "1"):
             assert (await click(cluster, KNOWN, user(20 + int(api)), api=api)).status == 202
-            refused = await click(cluster, NEW, user(1), api=api)
-            assert (refused.status, refused.problem) == (503, "not-taken"), refused
-            assert int(refused.headers["Retry-After"]) >= 1
-            unknown = await cluster.get(f"?timestamp={NEW}", api=api)
-            assert (unknown.status, unknown.problem) == (503, "no-answer"), unknown
-            assert await cluster.summary(KNOWN, api=api) != tally(0, 0, 0)
+        # Together, since each refusal comes only when its deadline has passed.
+        await asyncio.gather(*(assert_new_slice_refused(cluster, api=api) for api in cluster.api))
 
         await cluster.start(cluster.worker["0"])
 
@@ -66,6 +71,16 @@ async def test_known_slices_go_on_without_the_registry(tmp_path: Path) -> None:
                 assert (await click(cluster, NEW, user(api), api=api)).status == 202
 
         await eventually(healed)
+
+
+async def assert_new_slice_refused(cluster: Cluster, *, api: str) -> None:
+    """A slice that is not known to be settled takes no event, and is not answered with zeros."""
+    refused, unknown = await asyncio.gather(
+        click(cluster, NEW, user(1), api=api), cluster.get(f"?timestamp={NEW}", api=api)
+    )
+    assert (refused.status, refused.problem) == (503, "not-taken"), refused
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert (unknown.status, unknown.problem) == (503, "no-answer"), unknown
 
 
 async def test_a_new_api_node_joins_while_the_registry_is_away(tmp_path: Path) -> None:
@@ -100,8 +115,7 @@ async def test_system_is_settled_once(tmp_path: Path) -> None:
         now = time.time()
         for api in cluster.api:
             assert (await click(cluster, now, user(1), api=api)).status == 202
-        for node in cluster.nodes:
-            await cluster.restart(node)
+        await asyncio.gather(*map(cluster.restart, cluster.nodes))
         after_restarts = await firsts()
         for node in cluster.nodes:
             node.kill()
@@ -151,19 +165,35 @@ async def test_swapped_urls_are_refused(tmp_path: Path) -> None:
         nodes = cluster.config["worker-nodes"]
         cluster.write(cluster.changed(worker_nodes={**nodes, "1": nodes["2"], "2": nodes["1"]}))
 
-        async def refused() -> None:
-            workers = {one["id"]: one for one in (await cluster.state())["workers"]}
-            assert {name: one["state"] for name, one in workers.items()} == {"0": "ok", "1": "refused", "2": "refused"}
-            assert "worker" in workers["1"]["detail"]
-            await assert_no_number(cluster, api="0")
-
-        await eventually(refused)
+        await eventually(lambda: refused(cluster, "1", "2"))
+        await assert_no_number(cluster, api="0")
         cluster.write()
         await eventually(lambda: recovered(cluster, tally(20, 20, 0)))
 
 
+async def test_urls_swapped_from_the_beginning_are_refused(tmp_path: Path) -> None:
+    """The very first API node of a cluster meets workers under each other's URLs: it says so and waits."""
+    async with Cluster(tmp_path, apis=1, workers=2, start=False) as cluster:
+        nodes = cluster.config["worker-nodes"]
+        swapped = cluster.changed(worker_nodes={"0": nodes["1"], "1": nodes["0"]})
+        cluster.api["0"].file = cluster.write(swapped, name="swapped.json")
+        await cluster.start(*cluster.worker.values())
+        cluster.api["0"].launch()
+
+        async def says_so() -> None:
+            status, text = await cluster.readiness(cluster.api["0"])
+            assert status == 503
+            assert "swapped" in text
+
+        await eventually(says_so)
+        await assert_no_number(cluster, api="0")
+        cluster.write(name="swapped.json")
+        await cluster.ready(cluster.api["0"])
+        assert (await click(cluster, KNOWN, user(1))).status == 202
+
+
 async def recovered(cluster: Cluster, text: str) -> None:
-    """The known slice answers, and takes an event of a user it knows. Call it once the answer is to be ``text``."""
+    """The known slice answers with this text."""
     answer = await cluster.get(f"?timestamp={KNOWN}")
     assert (answer.status, answer.text) == (200, text)
 
@@ -176,12 +206,8 @@ async def test_an_empty_data_directory_is_refused(tmp_path: Path) -> None:
         await worker.stop()
         await launch_on(worker, tmp_path / "empty")
 
-        async def refused() -> None:
-            await assert_no_number(cluster, api="0")
-            states = {one["id"]: one["state"] for one in (await cluster.state())["workers"]}
-            assert states["1"] == "refused"
-
-        await eventually(refused)
+        await eventually(lambda: refused(cluster, "1"))
+        await assert_no_number(cluster, api="0")
         await worker.stop()
         await launch_on(worker, tmp_path / "worker-1")
         await eventually(lambda: recovered(cluster, tally(1, 1, 0)))
@@ -256,7 +282,7 @@ async def test_the_directory_of_another_cluster_is_refused(tmp_path: Path) -> No
     for folder in (mine, other):
         folder.mkdir()
     async with Cluster(other, apis=1, workers=2, routing={0: ["1"]}) as another:
-        await click(another, KNOWN, user("of the other cluster".replace(" ", "-")))
+        await click(another, KNOWN, user("of-the-other-cluster"))
     async with Cluster(mine, apis=1, workers=2, routing={0: ["1"]}, cache_ttl_seconds=TTL) as cluster:
         worker = cluster.worker["1"]
         await click(cluster, KNOWN, user(1))
@@ -264,7 +290,8 @@ async def test_the_directory_of_another_cluster_is_refused(tmp_path: Path) -> No
         await worker.stop()
         await launch_on(worker, other / "worker-1")
 
-        await eventually(lambda: assert_no_number(cluster, api="0"))
+        await eventually(lambda: refused(cluster, "1"))
+        await assert_no_number(cluster, api="0")
         await worker.stop()
         await launch_on(worker, mine / "worker-1")
         await eventually(lambda: recovered(cluster, tally(2, 2, 0)))
@@ -288,6 +315,10 @@ async def test_another_registry_is_refused(tmp_path: Path, registry: str) -> Non
             await click(cluster, KNOWN, user(1), api=api)
         await host.stop()
         await launch_on(host, other / "worker-0" if registry == "of-another-cluster" else tmp_path / "nothing")
+        # The nodes that run know better than this registry, or know that it is none.
+        await eventually(lambda: refused(cluster, "0"))
+        await assert_new_slice_refused(cluster, api="0")
+        assert (await click(cluster, KNOWN, user(1))).status == 202
         newcomer = cluster.api["1"]
         newcomer.kill()
         shutil.rmtree(newcomer.data)
@@ -302,7 +333,7 @@ async def test_another_registry_is_refused(tmp_path: Path, registry: str) -> Non
         await host.stop()
         await launch_on(host, mine / "worker-0")
         await cluster.start(*cluster.api.values())
-        await eventually(lambda: recovered(cluster, tally(1, 2, 0)))
+        await eventually(lambda: recovered(cluster, tally(1, 3, 0)))
         assert (await click(cluster, NEW, user(1))).status == 202
 
 
@@ -313,9 +344,7 @@ async def refuses_new_slices(cluster: Cluster, node: Node) -> None:
         return
     status, _ = await cluster.readiness(node)
     assert status != 0
-    new = await click(cluster, NEW, user(1), api=node.id)
-    assert (new.status, new.problem) == (503, "not-taken"), new
-    asked = await cluster.get(f"?timestamp={NEW}", api=node.id)
-    assert (asked.status, asked.problem) == (503, "no-answer"), asked
-    known = await cluster.get(f"?timestamp={KNOWN}", api=node.id)
-    assert known.text == tally(1, 2, 0) or known.problem == "no-answer", known
+    _, known = await asyncio.gather(
+        assert_new_slice_refused(cluster, api=node.id), cluster.get(f"?timestamp={KNOWN}", api=node.id)
+    )
+    assert known.text == tally(1, 3, 0) or known.problem == "no-answer", known
