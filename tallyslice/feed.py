@@ -38,12 +38,18 @@ TAG_BYTES = 4
 T = TypeVar("T")
 
 seconds_option = click.option(
-    "--seconds", type=click.FloatRange(0, SECONDS_MAX, min_open=True), help=f"How long to feed.  [default: {SECONDS:g}]"
+    "--seconds",
+    metavar="N",
+    type=click.FloatRange(0, SECONDS_MAX, min_open=True),
+    help=f"How long to feed.  [default: {SECONDS:g}]",
 )
 rate_option = click.option(
-    "--rate", type=click.FloatRange(0, RATE_MAX, min_open=True), help=f"Events a second, in all.  [default: {RATE:g}]"
+    "--rate",
+    metavar="N",
+    type=click.FloatRange(0, RATE_MAX, min_open=True),
+    help=f"Events a second, in all.  [default: {RATE:g}]",
 )
-seed_option = click.option("--seed", type=int, help="Let the same users do the same things in each run.")
+seed_option = click.option("--seed", metavar="N", type=int, help="Let the same users do the same things in each run.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +79,12 @@ class FeedOrder:
 @rate_option
 @seed_option
 @click.option(
-    "--cache-ttl", default=1.0, show_default=True, type=click.FloatRange(0), help="The cluster's cache-ttl-seconds."
+    "--cache-ttl",
+    metavar="SECONDS",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="The cluster's cache-ttl-seconds.",
 )
 def feed(urls: tuple[str, ...], seconds: float | None, rate: float | None, seed: int | None, cache_ttl: float) -> int:
     """Feed a running cluster through the API nodes at URL... with random users, and check that all is counted.

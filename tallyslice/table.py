@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
@@ -123,7 +123,7 @@ def live_table(view: View, *, height: int) -> RenderableType:
     older = len(view.rows) - len(shown)
     table = Table(
         "Slice", "Start (UTC)", "Users", "Clicks", "Impressions", "Workers", "Events/s",
-        caption=f"{older} older slices are not shown" if older else None,
+        caption="; ".join(_notes(view, older)) or None,
         caption_justify="left",
     )  # fmt: skip
     for column in ("Slice", "Users", "Clicks", "Impressions", "Events/s"):
@@ -144,6 +144,13 @@ def live_table(view: View, *, height: int) -> RenderableType:
     if view.problem:
         parts.append(Text(view.problem, style="yellow", no_wrap=True, overflow="ellipsis"))
     return Group(*parts)
+
+
+def _notes(view: View, older: int) -> Iterator[str]:
+    if older:
+        yield f"{older:,} older slices are not shown"
+    if view.rows and view.rows[0].summary.slice < 0:
+        yield "events that come late enough fall before slice 0"
 
 
 def line(view: View) -> str:

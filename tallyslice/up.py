@@ -18,7 +18,7 @@ from rich.console import Console
 
 from common.errors import PeerAway
 from common.judge import show_route
-from common.slices import format_instant
+from common.slices import SECOND, Micros, format_instant
 from tallyslice.cluster import ClusterFolder, open_folder, start_nodes, until_ready
 from tallyslice.feed import RATE, SECONDS, FeedOrder, feed_and_check, now, rate_option, seconds_option, seed_option
 from tallyslice.interrupts import Interrupts
@@ -26,7 +26,7 @@ from tallyslice.processes import STOP_SECONDS, Ended, Node, Processes
 from tallyslice.questions import Questions, origin
 from tallyslice.screen import new_console
 
-EDIT_SLICES = 2  # ahead of now is the example of an edit: time enough to make it
+EDIT_SECONDS = 60  # ahead of now is the example of an edit: time enough to make it
 BAD = "bold red"
 
 
@@ -34,6 +34,7 @@ BAD = "bold red"
 @click.argument("cluster_file", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--data",
+    metavar="DIR",
     type=click.Path(path_type=Path),
     help="The data folder: a new one, or that of an earlier run, which then goes on.  [default: data/run-TIME]",
 )
@@ -146,7 +147,7 @@ Logs are in {_shown(self._folder.path / "logs")}; Ctrl-C stops every node.""",
                 clock = None
         if clock is None:
             return f'For example, add an entry to "routing" that sends a later slice to {show_route(workers[-1:])}.'
-        at = clock.slice_at(now()) + EDIT_SLICES
+        at = clock.slice_at(Micros(now() + EDIT_SECONDS * SECOND)) + 1
         entry = f'{{ "slice": {at}, "nodes": {show_route(workers[-1:])} }}'
         return f'For example, add {entry} to "routing": it takes effect at {format_instant(clock.start(at))}.'
 
