@@ -132,7 +132,7 @@ async def _answer(  # noqa: PLR0911 - a table of errors
         answer.headers["Allow"] = error.headers["Allow"]
         return answer
     except web.HTTPException as error:
-        return problem_response(_Other.of(error))
+        return problem_response(_Other.of(error.status))
     except Exception as error:  # noqa: BLE001 - the request edge: a defect must not take the connection down unexplained
         log.error("request_failed", error=error)  # noqa: TRY400 - a traceback's last line would quote the input
         return problem_response(RequestError("an unexpected error; the log of the node says where"))
@@ -149,10 +149,10 @@ class _Other(RequestError):
     title = "The request cannot be served"
 
     @classmethod
-    def of(cls, error: web.HTTPException) -> _Other:
-        # aiohttp's reason is a fixed phrase; its text may quote the request.
-        kind = type("Other", (_Other,), {"status": HTTPStatus(error.status)})
-        other: _Other = kind(HTTPStatus(error.status).phrase)
+    def of(cls, status: int) -> _Other:
+        # Only the phrase of the status: aiohttp's texts may quote the request.
+        kind = type("Other", (_Other,), {"status": HTTPStatus(status)})
+        other: _Other = kind(HTTPStatus(status).phrase)
         return other
 
 
@@ -219,6 +219,56 @@ def add_probes(app: web.Application, *, health: Health, metrics: Metrics) -> Non
     app.router.add_get("/metrics", show_metrics)
 
 
+class _Connection(web.RequestHandler):
+    """aiohttp's, but for its answer to what is not HTTP: that quotes the line, with whatever name is in it."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,  # noqa: ARG002 - aiohttp's signature
+        message: str | None = None,  # noqa: ARG002 - likewise: it is what must not be said
+    ) -> web.StreamResponse:
+        """Answer a request that never reached the application."""
+        if request.writer.output_size > 0:
+            text = "an answer was begun already, so there is no room for another"
+            raise ConnectionError(text)
+        answer = problem_response(
+            Malformed("this is no HTTP request, or a line of it is too long")
+            if status == HTTPStatus.BAD_REQUEST
+            else _Other.of(status)
+        )
+        answer.force_close()
+        return answer
+
+
+class _Server(web.Server):
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+class Runner(web.AppRunner):
+    """Runs an application, and says nothing that was not said by it: no access log, no library's log, no quotations."""
+
+    def __init__(self, app: web.Application) -> None:
+        super().__init__(
+            app,
+            access_log=None,
+            logger=quiet_library_logger(),
+            shutdown_timeout=FINISH_SECONDS,
+            handle_signals=False,
+            keepalive_timeout=75.0,
+        )
+
+    async def _make_server(self) -> web.Server:
+        server = await super()._make_server()
+        # The same in everything but the connections that it makes; aiohttp has no setting for their class.
+        server.__class__ = _Server
+        return server
+
+
 async def serve(app: web.Application, *, url: str, health: Health, log: Log, stop: asyncio.Event) -> None:
     """Serve where the URL says until ``stop`` is set, then drain and leave.
 
@@ -227,14 +277,7 @@ async def serve(app: web.Application, *, url: str, health: Health, log: Log, sto
         InputOutputFailed: listening failed for another reason.
         ExitError: whatever the parts of the app raise when they enter.
     """
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        logger=quiet_library_logger(),
-        shutdown_timeout=FINISH_SECONDS,
-        handle_signals=False,
-        keepalive_timeout=75.0,
-    )
+    runner = Runner(app)
     host, port = listen_address(url)
     await runner.setup()
     try:
