@@ -13,19 +13,22 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import aiohttp
 from aiohttp import web
 
-from api_node.intake import Intake
+from api_node.intake import DELIVERY_DEADLINE_SECONDS, Intake
 from api_node.membership import Membership
 from api_node.node_metrics import ApiMetrics
 from api_node.peer import Peer
+from api_node.queries import DEADLINE_SECONDS as QUESTION_DEADLINE_SECONDS
 from api_node.queries import Queries
 from api_node.registry import HostedRegistry
 from api_node.routes.analytics import EVENT_BYTES_MAX, AnalyticsRoutes
 from api_node.routes.cluster import ClusterRoutes
+from api_node.settled_routes import DEADLINE_SECONDS as ROUTE_DEADLINE_SECONDS
 from api_node.settled_routes import SettledRoutes
 from api_node.worker_client import WorkerPool
 from common.anonymise import Anonymiser
@@ -49,6 +52,21 @@ if TYPE_CHECKING:
 GIVE_UP_SECONDS = FINISH_SECONDS - 1.0  # while stopping: leaves a second for the answers to get out
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadlines:
+    """How long the node waits for others before it says so.
+
+    Attributes:
+        delivery_seconds: for the receipt of an event.
+        question_seconds: for a worker's answer to a question.
+        route_seconds: for the route of a slice.
+    """
+
+    delivery_seconds: float = DELIVERY_DEADLINE_SECONDS
+    question_seconds: float = QUESTION_DEADLINE_SECONDS
+    route_seconds: float = ROUTE_DEADLINE_SECONDS
+
+
 def system_now() -> Micros:
     """The wall clock."""
     return Micros(time.time_ns() // 1000)
@@ -66,6 +84,7 @@ class ApiNode:
         fail: Callable[[ExitError], None],
         log: Log,
         now: Callable[[], Micros] = system_now,
+        deadlines: Deadlines = Deadlines(),
     ) -> None:
         self.health = Health()
         self._config = config
@@ -104,6 +123,7 @@ class ApiNode:
             ask_workers=lambda slices: self._workers.routes_held(slices),  # noqa: PLW0108 - likewise
             tasks=self._tasks,
             log=log,
+            deadline_seconds=deadlines.route_seconds,
         )
         self._workers = WorkerPool(
             session=self._session,
@@ -121,9 +141,15 @@ class ApiNode:
             anonymiser=anonymiser,
             metrics=metrics,
             now=now,
+            deadline_seconds=deadlines.delivery_seconds,
         )
         queries = Queries(
-            config=self._running, routes=self._routes, workers=self._workers, metrics=metrics, tasks=self._tasks
+            config=self._running,
+            routes=self._routes,
+            workers=self._workers,
+            metrics=metrics,
+            tasks=self._tasks,
+            deadline_seconds=deadlines.question_seconds,
         )
         self._watch = ClusterWatch(
             path=cluster_file, running=config, judge=self._judge, publish=self._publish, log=log, now=now

@@ -45,6 +45,7 @@ class Intake:
         anonymiser: Anonymiser,
         metrics: ApiMetrics,
         now: Callable[[], Micros],
+        deadline_seconds: float = DELIVERY_DEADLINE_SECONDS,
     ) -> None:
         self.draining = False
         self._config = config
@@ -54,6 +55,7 @@ class Intake:
         self._anonymiser = anonymiser
         self._metrics = metrics
         self._now = now
+        self._deadline_seconds = deadline_seconds
         # Which types a slice has, where a client may invent them.
         self._types_seen: LRUCache[SliceId, set[str]] = LRUCache(maxsize=TYPED_SLICES_MAX)
 
@@ -126,7 +128,7 @@ class Intake:
 
     async def _receipt(self, waiter: Waiter) -> None:
         try:
-            async with asyncio.timeout(DELIVERY_DEADLINE_SECONDS):
+            async with asyncio.timeout(self._deadline_seconds):
                 # Shielded: all events of the batch wait for the one future.
                 verdict = await asyncio.shield(waiter)
         except TimeoutError:

@@ -53,12 +53,14 @@ class Queries:
         workers: WorkerPool,
         metrics: ApiMetrics,
         tasks: Tasks,
+        deadline_seconds: float = DEADLINE_SECONDS,
     ) -> None:
         self._config = config
         self._routes = routes
         self._workers = workers
         self._metrics = metrics
         self._tasks = tasks
+        self._deadline_seconds = deadline_seconds
         self._under_way: dict[Hashable, asyncio.Future[object]] = {}
 
     async def summary(self, slice_id: SliceId, *, partial: bool = False) -> Summary:
@@ -177,7 +179,7 @@ class Queries:
     async def _persist(self, link: WorkerLink, key: Hashable, ask: Callable[[], Awaitable[T]]) -> T:
         """The answer, asking again and again until the deadline."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + DEADLINE_SECONDS
+        deadline = loop.time() + self._deadline_seconds
         pause = RETRY_FIRST_SECONDS
         while True:
             try:

@@ -66,6 +66,7 @@ class SettledRoutes:
         ask_workers: Callable[[Sequence[SliceId]], Awaitable[Mapping[SliceId, Route]]],
         tasks: Tasks,
         log: Log,
+        deadline_seconds: float = DEADLINE_SECONDS,
     ) -> None:
         self.registry_problem: str | None = None
         self._membership = membership
@@ -74,6 +75,7 @@ class SettledRoutes:
         self._ask_workers = ask_workers
         self._tasks = tasks
         self._log = log
+        self._deadline_seconds = deadline_seconds
         self._routes: LRUCache[SliceId, Route] = LRUCache(maxsize=ROUTES_MAX)
         self._unsettled: TTLCache[SliceId, bool] = TTLCache(maxsize=UNSETTLED_MAX, ttl=config().cache_ttl_seconds)
         self._wanted: dict[SliceId, _Wanted] = {}
@@ -146,7 +148,7 @@ class SettledRoutes:
             await asyncio.sleep(until_next - lead if until_next > lead else until_next + 0.01)
 
     async def _find(self, slice_id: SliceId, *, settle: bool) -> Found:
-        deadline = asyncio.get_running_loop().time() + DEADLINE_SECONDS
+        deadline = asyncio.get_running_loop().time() + self._deadline_seconds
         while True:
             found = await self._want(slice_id, settle=settle)
             if not isinstance(found, (PeerError, WireError)) or asyncio.get_running_loop().time() >= deadline:
