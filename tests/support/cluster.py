@@ -47,13 +47,18 @@ LOG_TAIL_CHARACTERS = 4000
 _LEASH = [found, "--pdeathsig", "KILL"] if (found := shutil.which("setpriv")) else []
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Answer:
     """An HTTP answer, read whole."""
 
     status: int
     text: str
     headers: Mapping[str, str]
+    body: bytes = b""
+
+    def __repr__(self) -> str:
+        """Short enough for a failure to be read."""
+        return f"<{self.status} {self.text[:500]!r}>"
 
     @property
     def json(self) -> Any:
@@ -328,8 +333,10 @@ class Cluster:
         async with self._session.request(
             method, URL(url, encoded=True), data=body, headers=headers, timeout=aiohttp.ClientTimeout(total=seconds)
         ) as response:
-            text = (await response.read()).decode()
-            return Answer(status=response.status, text=text, headers=response.headers)
+            body = await response.read()
+            # Between nodes they are not text.
+            text = body.decode(errors="replace")
+            return Answer(status=response.status, text=text, headers=response.headers, body=body)
 
     async def post(self, query: str, *, api: str = "0", **ask: Any) -> Answer:
         """``POST /analytics?query``."""

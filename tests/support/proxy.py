@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from common.wire import Batch, Outcome, Reply, decode, decode_envelope
+from common.wire import Batch, Envelope, Outcome, Reply, decode, decode_envelope
 from tests.support.cluster import Node
 from tests.support.ports import PORTS
 
@@ -61,6 +61,11 @@ class Exchange:
     def body(self) -> bytes:
         """The envelope."""
         return self.request.partition(b"\r\n\r\n")[2]
+
+    @property
+    def envelope(self) -> Envelope:
+        """The same, read."""
+        return decode_envelope(self.body)[0]
 
     @property
     def batches(self) -> tuple[Batch, ...]:
