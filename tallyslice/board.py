@@ -59,7 +59,7 @@ class Board:
         self._seconds = seconds
         self._now = now
         self._timer = timer
-        self._started = self._asked = timer()
+        self._started = self._asked = self._measured = timer()
         self._summaries, self._routes = before, dict[SliceId, Route]()
         self._acknowledged, self._rate = 0, 0.0
         self._rows = self._rows_since(before, 0)
@@ -73,6 +73,7 @@ class Board:
 
     async def ask(self, node: str) -> None:
         """Take over what the node knows; if it does not answer, keep what was known and say so."""
+        self._measure()
         try:
             summaries = await self._questions.all_slices(node)
             view = await self._questions.cluster(node)
@@ -85,8 +86,6 @@ class Board:
         at = self._timer()
         passed, self._asked = at - self._asked, at
         self._rows = self._rows_since(earlier, passed)
-        self._rate = (self._feeder.acknowledged - self._acknowledged) / passed if passed > 0 else 0
-        self._acknowledged = self._feeder.acknowledged
         self._problem = None
 
     def view(self) -> View:
@@ -107,6 +106,12 @@ class Board:
             rate=self._rate,
             problem=self._problem,
         )
+
+    def _measure(self) -> None:
+        at, acknowledged = self._timer(), self._feeder.acknowledged
+        passed = at - self._measured
+        self._rate = (acknowledged - self._acknowledged) / passed if passed > 0 else 0
+        self._measured, self._acknowledged = at, acknowledged
 
     def _rows_since(self, earlier: Mapping[SliceId, Summary], seconds: float) -> list[table.SliceRow]:
         return table.rows(

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import datetime
 from pathlib import Path
 
@@ -116,6 +117,8 @@ class _Run:
         self._console.print(f"{what}; the end of {_shown(ended.node.log)}:", style=BAD)
         for text in ended.tail():
             self._console.print(f"  {text}", soft_wrap=True)
+        if not ended.asked:
+            self._console.print(f"To start it by hand: {shlex.join(ended.node.command)}", soft_wrap=True)
 
     async def _tell_what_to_try(self) -> None:
         urls = list(self._folder.config.api_nodes.values())

@@ -187,9 +187,20 @@ def test_nothing_acknowledged_is_not_exact(feeder: Feeder) -> None:
     assert said(feeder) == (False, "No event was acknowledged: there is nothing to check.\n")
 
 
+@dataclass
+class Watch:
+    """A stopwatch that the test winds on."""
+
+    seconds: float = 0.0
+
+
 @pytest.fixture
-def board(questions: Questions, feeder: Feeder, node: str) -> Board:
-    ticks = count()
+def watch() -> Watch:
+    return Watch()
+
+
+@pytest.fixture
+def board(questions: Questions, feeder: Feeder, node: str, watch: Watch) -> Board:
     return Board(
         feeder=feeder,
         questions=questions,
@@ -198,27 +209,32 @@ def board(questions: Questions, feeder: Feeder, node: str) -> Board:
         before={},
         seconds=60,
         now=lambda: NOW,
-        timer=lambda: float(next(ticks)),
+        timer=lambda: watch.seconds,
     )
 
 
-async def test_the_board_shows_what_a_node_counts(api: FakeApi, board: Board, node: str) -> None:
+async def test_the_board_shows_what_a_node_counts(api: FakeApi, board: Board, node: str, watch: Watch) -> None:
     """Numbers, routes, and rates since the last answer."""
     api.answers = [slices(users=1, clicks=4)]
     api.routes = [{"slice": 0, "route": ["0", "2"], "number": 1}]
+    watch.seconds = 2.0
     await board.ask(node)
     view = board.view()
 
     (row,) = view.rows
-    assert (row.summary.counts, row.route, row.rate, row.current) == ({"click": 4}, ("0", "2"), 4, True)
-    assert (view.rate, view.problem) == (1, None)
+    assert (row.summary.counts, row.route, row.rate, row.current) == ({"click": 4}, ("0", "2"), 2, True)
+    assert (view.rate, view.elapsed_seconds, view.problem) == (0.5, 2, None)
 
 
-async def test_the_board_keeps_what_it_knew_when_a_node_is_away(api: FakeApi, board: Board, node: str) -> None:
+async def test_the_board_keeps_what_it_knew_when_a_node_is_away(
+    api: FakeApi, board: Board, node: str, watch: Watch
+) -> None:
     """Old numbers with a warning are better than none; a settled route stays known."""
     api.answers = [slices(), None, slices(clicks=2)]
     api.routes = [{"slice": 0, "route": ["0"], "number": 1}]
+    watch.seconds = 1.0
     await board.ask(node)
+    watch.seconds = 2.0
     await board.ask(node)
     away = board.view()
     api.routes = []
@@ -227,6 +243,7 @@ async def test_the_board_keeps_what_it_knew_when_a_node_is_away(api: FakeApi, bo
 
     assert away.problem is not None
     assert "not fresh" in away.problem
+    assert away.rate == 0  # the feeder's own counters are always fresh
     assert [row.summary.counts for row in away.rows] == [{"click": 1}]
     assert back.problem is None
     assert [(row.summary.counts, row.route) for row in back.rows] == [({"click": 2}, ("0",))]
