@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 
 from common.errors import ConfigRefused, DirectoryOwned, InputOutputFailed
+from common.lmdb_file import sync_folder
 from common.routing import WorkerId
 from worker_node import registry, totals
-from worker_node.lmdb_file import sync_folder
 from worker_node.shelf import SLICES_FOLDER
 
 if TYPE_CHECKING:

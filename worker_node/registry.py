@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import msgspec
 
 from common.errors import Contradicts, Malformed, RegistryBehind, TallysliceError, WrongCluster, WrongWorker
+from common.lmdb_file import MAP_BYTES, Kind, LmdbFile, Txn, open_or_fail
 from common.routing import Route, WorkerId
 from common.slices import SliceId
 from common.wire import (
@@ -40,7 +41,6 @@ from common.wire import (
     Settled,
     SettledRoute,
 )
-from worker_node.lmdb_file import MAP_BYTES, Kind, LmdbFile, Txn, open_or_fail
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -42,11 +42,12 @@ class Room:
             async with asyncio.timeout(deadline_seconds):
                 await turn
         except TimeoutError:
+            self._leave(load, turn)
             message = f"the writer has had no room for {deadline_seconds:g} s"
             raise Unavailable(message) from None
-        finally:
-            if turn.cancelled():
-                self._leave(turn)
+        except asyncio.CancelledError:
+            self._leave(load, turn)
+            raise
 
     def give(self, load: Load) -> None:
         """Give the room back; those next in line get it."""
@@ -54,7 +55,11 @@ class Room:
         self.body_bytes -= load.body_bytes
         self._admit()
 
-    def _leave(self, turn: asyncio.Future[None]) -> None:
+    def _leave(self, load: Load, turn: asyncio.Future[None]) -> None:
+        if not turn.cancelled():
+            # Let in at the very moment of leaving.
+            self.give(load)
+            return
         self._line = deque(entry for entry in self._line if entry[1] is not turn)
         # The one who left may have been too big for what is free, and those behind it are not.
         self._admit()

@@ -18,11 +18,11 @@ from collections import OrderedDict
 from collections.abc import Container
 from pathlib import Path
 
+from common import lmdb_file
+from common.lmdb_file import DESCRIPTORS, MAP_BYTES, UNUSED_BYTES_MAX, Damaged
 from common.routing import Route
 from common.slices import SliceId
 from common.wire import Held
-from worker_node import lmdb_file
-from worker_node.lmdb_file import DESCRIPTORS, MAP_BYTES, UNUSED_BYTES_MAX, Damaged
 from worker_node.slice_store import SliceStore
 
 SLICES_FOLDER = "slices"

@@ -25,11 +25,11 @@ from pathlib import Path
 import msgspec
 
 from common.anonymise import ID_KEY_BYTES, USER_KEY_BYTES
+from common.lmdb_file import MAP_BYTES, Damaged, Database, Kind, LmdbFile, Txn
 from common.routing import Route, route_fingerprint
 from common.slices import SliceId
 from common.summaries import Summary
 from common.wire import NO_ID, Batch, Held, Outcome
-from worker_node.lmdb_file import MAP_BYTES, Damaged, Database, Kind, LmdbFile, Txn
 from worker_node.receiver import Decision, Label, NumberedBatch, StreamRecord, decide_labelled, split
 
 DATABASES = {"users": Kind.SET, "ids": Kind.SET, "counts": Kind.MAP, "streams": Kind.MAP, "meta": Kind.MAP}

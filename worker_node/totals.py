@@ -23,9 +23,9 @@ from pathlib import Path
 
 import msgspec
 
+from common.lmdb_file import MAP_BYTES, Kind, LmdbFile, Txn, open_or_fail
 from common.slices import SliceId
 from common.wire import NO_ID, SLICE_MIN, Batch, Held, Outcome, Pins
-from worker_node.lmdb_file import MAP_BYTES, Kind, LmdbFile, Txn, open_or_fail
 from worker_node.receiver import APPLY, CLOSED, Decision, Label, NumberedBatch, StreamRecord, decide_labelled, split
 
 FILE_NAME = "totals.mdb"

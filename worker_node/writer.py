@@ -27,10 +27,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from common.errors import Contradicts, InputOutputFailed, SliceClosed, TallysliceError, Unavailable
+from common.lmdb_file import Damaged
 from common.routing import owner_position
 from common.slices import SliceId
 from common.wire import Held, Outcome, Pins, Receipt
-from worker_node.lmdb_file import Damaged
 from worker_node.receiver import Decision, NumberedBatch, decide
 from worker_node.room import Load, Room
 
@@ -231,8 +231,10 @@ class Writer:
             if not self._opened.done():
                 self._opened.set_exception(error)
                 return
-            self._fail(error)
-            self._call_back(self._give_up)
+            try:
+                self._fail(error)
+            finally:
+                self._call_back(self._give_up)
 
     def _open(self) -> None:
         self._totals.open()

@@ -6,9 +6,9 @@ import resource
 
 import pytest
 
+from common.lmdb_file import Damaged
 from common.slices import SliceId
 from tests.support.batches import KEY_ID, ROUTE, item
-from worker_node.lmdb_file import Damaged
 from worker_node.shelf import OPEN_FILES_MAX, Shelf, open_files_bound
 from worker_node.slice_store import SliceStore
 

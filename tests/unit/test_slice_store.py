@@ -5,11 +5,11 @@ from __future__ import annotations
 import lmdb
 import pytest
 
+from common.lmdb_file import Damaged
 from common.slices import SliceId
 from common.wire import Outcome
 from tests.support.batches import KEY_ID, OTHER_STREAM, ROUTE, STREAM, a_batch, item, key, numbered
 from tests.support.slice_files import problems_of
-from worker_node.lmdb_file import Damaged
 from worker_node.slice_store import SliceStore
 
 SLICE = SliceId(-3)

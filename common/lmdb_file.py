@@ -1,4 +1,4 @@
-"""One LMDB file, as all stores of a worker use it: the settings, and transactions that nobody can forget to end.
+"""One LMDB file, as all stores use it: the settings, and transactions that nobody can forget to end.
 
 Work on a file is a closure that is given the transaction. Whatever it changes in Python it returns, because it may run
 twice: when the map is full the transaction is aborted, the map doubled, and the closure run again.
@@ -179,7 +179,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def open_or_fail(file: LmdbFile) -> None:
-    """Open a file that the worker cannot do without.
+    """Open a file that the node cannot do without.
 
     Raises:
         InputOutputFailed: it is damaged, or the system refuses it.
