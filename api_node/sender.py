@@ -6,14 +6,16 @@ A state machine without sockets or clocks: events go in by ``add``, an envelope'
 ::
 
     add --> open batch --take--> closed batch, numbered --> in flight --+-- applied, duplicate --> Done
-            (one per slice)      (immutable from here on)      ^        +-- closed ------------> Closed
+            (one per slice)      (immutable from here on)  |   ^        +-- closed ------------> Closed
                                                                |        +-- gap, conflict -----> Moved (new stream)
                                                                +--------+-- no reply: sent again
-                                                               +--------+-- refused: the slice is parked
+                                                           |   +--------+-- refused: the slice is parked
+                                                           +--spill, spilled--> Spooled (the worker is away)
 
 Rules that keep the count right: numbers of a (stream, slice) have no gaps; a closed batch never changes; it stays here
 until the worker has answered for it; a number is never used for other bytes; a counter is never forgotten while the
-stream lives. At most one envelope is in flight, so batches of a slice arrive in order.
+stream lives. At most one envelope is in flight, so batches of a slice arrive in order. A batch leaves for the spool
+only with or after every lower unanswered number of its slice; once one has left, none of the slice is sent from here.
 """
 
 from __future__ import annotations
@@ -130,6 +132,7 @@ class ClosedBatch(Generic[W]):
     raw: bytes
     events: int
     waiter: W
+    damaged: bool = False  # stands for a spooled batch that could not be read: whatever the worker knows is the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +178,13 @@ class Moved(Generic[W]):
     batches: tuple[ClosedBatch[W], ...]
     slice: SliceId
     regressed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled(Generic[W]):
+    """The batch is on this node's disk, and will be delivered from there."""
+
+    waiter: W
 
 
 Verdict = Done[W] | Closed[W] | TurnedAway[W] | Moved[W]
@@ -224,6 +234,7 @@ class Sender(Generic[W]):
         # Slices that an envelope had no room for, or whose envelope was lost: they go first. A dict keeps their order.
         self._first: dict[SliceId, None] = {}
         self._ended: set[SliceId] = set()
+        self._spooled: set[SliceId] = set()  # slices whose lower numbers are in the spool
         self._in_flight: Flight[W] | None = None
 
     def add(  # noqa: PLR0917 - once per event: keywords cost a tenth of the call
@@ -272,6 +283,45 @@ class Sender(Generic[W]):
         if queue.parked is None:
             self._count(queue.closed[-1], 1)
 
+    def restore(self, batch: ClosedBatch[W]) -> None:
+        """Go on with a batch of this stream that was kept in the spool; of each slice in the order of their numbers."""
+        queue = self._queues.setdefault(batch.slice, _Queue())
+        self._last_seq[batch.slice] = batch.seq
+        queue.closed.append(batch)
+        if queue.parked is None:
+            self._count(batch, 1)
+
+    def spill(self) -> tuple[ClosedBatch[W], ...]:
+        """All that is unanswered, to be spooled: open batches are closed. They stay here until ``spilled``.
+
+        Parked slices are not among them: their worker answers, and nobody was promised anything.
+
+        Raises:
+            RuntimeError: an envelope is in flight.
+        """
+        if self._in_flight is not None:
+            message = "what is in flight may be answered yet"
+            raise RuntimeError(message)
+        found: list[ClosedBatch[W]] = []
+        for queue in self._queues.values():
+            if queue.parked is None:
+                if queue.open is not None:
+                    self._close(queue)
+                found += queue.closed
+        return tuple(found)
+
+    def spilled(self, batches: Sequence[ClosedBatch[W]]) -> list[Spooled[W]]:
+        """These batches, handed out by ``spill``, are in the spool now, and delivered from there."""
+        for batch in batches:
+            queue = self._queues[batch.slice]
+            queue.closed.remove(batch)
+            self._count(batch, -1)
+            self._spooled.add(batch.slice)
+            self._first.pop(batch.slice, None)
+            if not queue.closed and queue.open is None:
+                del self._queues[batch.slice]
+        return [Spooled(batch.waiter) for batch in batches]
+
     def take(self, now: float) -> Flight[W] | None:
         """The next envelope's batches: those passed over first, then the newest slices. None if there is none.
 
@@ -281,7 +331,7 @@ class Sender(Generic[W]):
         if self._in_flight is not None:
             message = "one envelope per stream is in flight at a time"
             raise RuntimeError(message)
-        due = {at for at, queue in self._queues.items() if self._has_work(queue, now)}
+        due = {at for at, queue in self._queues.items() if at not in self._spooled and self._has_work(queue, now)}
         # A slice that was passed over goes first; of the others, the newest are what people look at.
         order = [at for at in self._first if at in due]
         order += heapq.nlargest(ENVELOPE_SLICES_MAX, due.difference(self._first))
@@ -375,7 +425,7 @@ class Sender(Generic[W]):
         self._unpark(queue)
         queue.closed.remove(batch)
         self._count(batch, -1)
-        if outcome is Outcome.CONFLICT:
+        if outcome is Outcome.CONFLICT and not batch.damaged:
             self.retired = True
             return [Moved((batch,), batch.slice, regressed=False)]
         return [Done(batch.waiter, receipt)]
