@@ -52,23 +52,27 @@ class Answer:
     """An HTTP answer, read whole."""
 
     status: int
-    text: str
+    body: bytes
     headers: Mapping[str, str]
-    body: bytes = b""
 
     def __repr__(self) -> str:
         """Short enough for a failure to be read."""
-        return f"<{self.status} {self.text[:500]!r}>"
+        return f"<{self.status} {self.body[:500]!r}>"
+
+    @property
+    def text(self) -> str:
+        """The body, as text."""
+        return self.body.decode()
 
     @property
     def json(self) -> Any:
         """The body, as JSON."""
-        return json.loads(self.text)
+        return json.loads(self.body)
 
     @property
     def problem(self) -> str:
         """The last part of the problem type; fails where the answer is no problem."""
-        assert self.headers["Content-Type"].startswith("application/problem+json"), self
+        assert self.headers.get("Content-Type", "").startswith("application/problem+json"), self
         return str(self.json["type"]).removeprefix("urn:tallyslice:problem:")
 
 
@@ -333,10 +337,7 @@ class Cluster:
         async with self._session.request(
             method, URL(url, encoded=True), data=body, headers=headers, timeout=aiohttp.ClientTimeout(total=seconds)
         ) as response:
-            body = await response.read()
-            # Between nodes they are not text.
-            text = body.decode(errors="replace")
-            return Answer(status=response.status, text=text, headers=response.headers, body=body)
+            return Answer(status=response.status, body=await response.read(), headers=response.headers)
 
     async def post(self, query: str, *, api: str = "0", **ask: Any) -> Answer:
         """``POST /analytics?query``."""
