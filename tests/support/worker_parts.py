@@ -1,0 +1,45 @@
+"""A worker's writer and what it owns, real LMDB files included; each part may be swapped for a wrong one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from worker_node.holdings import Holdings
+from worker_node.room import Room
+from worker_node.shelf import Shelf
+from worker_node.totals import Totals
+from worker_node.writer import Writer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """They work together."""
+
+    writer: Writer
+    shelf: Shelf
+    totals: Totals
+    holdings: Holdings
+
+
+def no_failure(error: BaseException) -> None:
+    """What a writer is given that must not fail."""
+    raise error
+
+
+@asynccontextmanager
+async def writing(
+    folder: Path,
+    *,
+    fail: Callable[[BaseException], None] = no_failure,
+    room: Room | None = None,
+    make_shelf: Callable[..., Shelf] = Shelf,
+    open_files_max: int = 2,
+) -> AsyncIterator[Parts]:
+    """A writer at work in the folder."""
+    shelf = make_shelf(folder=folder / "slices", open_files_max=open_files_max)
+    totals, holdings = Totals(folder=folder), Holdings()
+    async with Writer(shelf=shelf, totals=totals, holdings=holdings, fail=fail, room=room) as writer:
+        yield Parts(writer=writer, shelf=shelf, totals=totals, holdings=holdings)
