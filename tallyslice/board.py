@@ -128,8 +128,8 @@ async def show(board: Board, console: Console) -> None:
     """Show the board until cancelled: live on a terminal, else a line now and then."""
     if not console.is_interactive:
         while True:
-            await asyncio.sleep(LINE_SECONDS)
             console.print(table.line(board.view()), soft_wrap=True)
+            await asyncio.sleep(LINE_SECONDS)
     # No refreshing thread: the loop draws, so nothing is drawn in the middle of a change.
     with Live(console=console, auto_refresh=False) as live:
         try:

@@ -62,7 +62,6 @@ class FeedOrder:
         seconds: how long.
         seed: for the same events in each run; None: random.
         cache_ttl_seconds: how old an answer may be.
-        alone: whether nobody else feeds the cluster, so that every slice can be checked.
     """
 
     nodes: tuple[str, ...]
@@ -70,7 +69,6 @@ class FeedOrder:
     seconds: float = SECONDS
     seed: int | None = None
     cache_ttl_seconds: float
-    alone: bool
 
 
 @click.command
@@ -101,7 +99,6 @@ def feed(urls: tuple[str, ...], seconds: float | None, rate: float | None, seed:
         seconds=seconds or SECONDS,
         seed=seed,
         cache_ttl_seconds=cache_ttl,
-        alone=False,
     )
     return 0 if uvloop.run(_feed_only(order, new_console())) else 1
 
@@ -148,9 +145,7 @@ async def feed_and_check(order: FeedOrder, *, console: Console, interrupts: Inte
             now=now,
             timer=time.monotonic,
         )
-        judgement = Judgement(
-            questions=questions, model=feeder.model, before=before, alone=order.alone, timer=time.monotonic
-        )
+        judgement = Judgement(questions=questions, model=feeder.model, before=before, timer=time.monotonic)
         async with asyncio.TaskGroup() as group:
             beside = [
                 group.create_task(work)

@@ -80,21 +80,17 @@ class Difference:
         return f"{self.least:,}" if self.least == self.most else f"{self.least:,} to {self.most:,}"
 
 
-def differences(model: Model, *, before: Summaries, after: Summaries, alone: bool) -> tuple[Difference, ...]:
-    """Every number that is wrong, by slice.
+def differences(model: Model, *, before: Summaries, after: Summaries) -> tuple[Difference, ...]:
+    """Every number that is wrong, by slice, in the slices that were fed.
 
     Args:
         model: what was acknowledged.
         before: what the cluster counted before the first event.
         after: what it counts now.
-        alone: whether nobody else feeds the cluster, so that a change in any other slice is wrong too.
     """
-    slices = set(model.slices)
-    if alone:
-        slices |= before.keys() | after.keys()
     return tuple(
         wrong
-        for slice_id in sorted(slices)
+        for slice_id in model.slices
         for wrong in _of_slice(
             slice_id,
             model,
@@ -102,6 +98,15 @@ def differences(model: Model, *, before: Summaries, after: Summaries, alone: boo
             after.get(slice_id, Summary(slice=slice_id)),
         )
     )
+
+
+def touched_by_others(model: Model, *, before: Summaries, after: Summaries) -> tuple[SliceId, ...]:
+    """The slices that changed although they were not fed.
+
+    No error of the cluster's: an event counted in the wrong slice is missing in its own.
+    """
+    others = (before.keys() | after.keys()) - set(model.slices)
+    return tuple(sorted(slice_id for slice_id in others if before.get(slice_id) != after.get(slice_id)))
 
 
 def _of_slice(slice_id: SliceId, model: Model, before: Summary, after: Summary) -> list[Difference]:

@@ -70,7 +70,6 @@ def up(  # noqa: PLR0917 - click hands its options over by name
         seconds=seconds or SECONDS,
         seed=seed,
         cache_ttl_seconds=folder.config.cache_ttl_seconds,
-        alone=True,
     )
     return uvloop.run(_Run(folder, new_console()).run(order if with_feed else None, leave=leave))
 

@@ -17,12 +17,13 @@ from common.slices import SliceId
 from common.summaries import Summary
 from tallyslice.feeder import Feeder
 from tallyslice.questions import Questions
-from tallyslice.reconcile import Counted, Difference, Model, counted, differences
+from tallyslice.reconcile import Counted, Difference, Model, counted, differences, touched_by_others
 from tallyslice.table import differences_table
 
 ANSWER_SECONDS = 20.0  # for a node that does not answer yet: longer than a worker takes to restart
 ASK_AGAIN_SECONDS = 0.25
 CACHE_SLACK_SECONDS = 0.5  # for the question itself, on a busy machine
+SLICES_SHOWN_MAX = 10
 CACHE_TTL_SECONDS_MAX = 30.0  # nobody waits longer to see whether a cache agrees
 
 
@@ -33,12 +34,14 @@ class NodeVerdict:
     Attributes:
         node: its origin.
         differences: every number that is wrong.
+        others: slices that somebody else fed.
         counted: the totals; None if the node gave no answer.
         problem: why it gave none.
     """
 
     node: str
     differences: tuple[Difference, ...] = ()
+    others: tuple[SliceId, ...] = ()
     counted: Counted | None = None
     problem: str | None = None
 
@@ -55,7 +58,6 @@ class Judgement:
         questions: asks the nodes.
         model: what was acknowledged; final by now.
         before: what was counted before the first event.
-        alone: whether nobody else feeds the cluster.
         timer: seconds.
     """
 
@@ -65,13 +67,11 @@ class Judgement:
         questions: Questions,
         model: Model,
         before: Mapping[SliceId, Summary],
-        alone: bool,
         timer: Callable[[], float],
     ) -> None:
         self._questions = questions
         self._model = model
         self._before = before
-        self._alone = alone
         self._timer = timer
 
     async def of(self, nodes: Sequence[str], *, cache_ttl_seconds: float) -> list[NodeVerdict]:
@@ -102,7 +102,8 @@ class Judgement:
             return NodeVerdict(node=node, problem=str(error))
         return NodeVerdict(
             node=node,
-            differences=differences(self._model, before=self._before, after=after, alone=self._alone),
+            differences=differences(self._model, before=self._before, after=after),
+            others=touched_by_others(self._model, before=self._before, after=after),
             counted=counted(self._model, before=self._before, after=after),
         )
 
@@ -120,9 +121,18 @@ def report(feeder: Feeder, verdicts: Sequence[NodeVerdict], console: Console) ->
     wrong = [(one.node, difference) for one in verdicts for difference in one.differences]
     if wrong:
         console.print(differences_table(wrong))
+        console.print("What somebody else posted into these slices meanwhile is among the differences.")
+    if others := sorted({slice_id for one in verdicts for slice_id in one.others}):
+        console.print(f"Somebody else fed {_listed(others)}: not checked.")
     held = all(one.holds for one in verdicts)
     console.print(_sentence(feeder.model, verdicts, held=held), style="bold green" if held else "bold red")
     return held
+
+
+def _listed(slices: Sequence[SliceId]) -> str:
+    shown = ", ".join(map(str, slices[:SLICES_SHOWN_MAX]))
+    more = len(slices) - SLICES_SHOWN_MAX
+    return f"slice{'s' * (len(slices) > 1)} {shown}{f' and {more} more' if more > 0 else ''}"
 
 
 def _sentence(model: Model, verdicts: Sequence[NodeVerdict], *, held: bool) -> str:

@@ -21,6 +21,7 @@ from tallyslice.board import Board
 from tallyslice.crowd import Crowd
 from tallyslice.feeder import Feeder
 from tallyslice.questions import Questions, origin
+from tallyslice.reconcile import Counted
 from tallyslice.verdict import Judgement, NodeVerdict, report
 
 NOW = Micros(1_700_000_000 * SECOND)
@@ -99,9 +100,7 @@ def judge(questions: Questions, feeder: Feeder, node: str) -> Callable[[], Any]:
     ticks = count(0, 10)
 
     async def verdict() -> NodeVerdict:
-        judgement = Judgement(
-            questions=questions, model=feeder.model, before={}, alone=True, timer=lambda: float(next(ticks))
-        )
+        judgement = Judgement(questions=questions, model=feeder.model, before={}, timer=lambda: float(next(ticks)))
         (one,) = await judgement.of([node], cache_ttl_seconds=0)
         return one
 
@@ -147,9 +146,7 @@ async def test_an_old_answer_is_forgiven_while_the_cache_may_be_old(
 ) -> None:
     """The first answer is from before the last event; the second one is right."""
     api.answers = [{"slices": []}, slices()]
-    judgement = Judgement(
-        questions=questions, model=feeder.model, before={}, alone=True, timer=asyncio.get_running_loop().time
-    )
+    judgement = Judgement(questions=questions, model=feeder.model, before={}, timer=asyncio.get_running_loop().time)
     (verdict,) = await judgement.of([node], cache_ttl_seconds=0)
 
     assert verdict.holds
@@ -178,6 +175,17 @@ def test_what_was_not_acknowledged_is_told(feeder: Feeder, api: FakeApi) -> None
     assert "2 events were given up before any node took them" in text
     assert "1 events were never acknowledged but may be counted" in text
     assert text.endswith("exact, but for those of unknown outcome\n")
+
+
+def test_slices_that_others_fed_are_named(feeder: Feeder) -> None:
+    """They are no fault, but the numbers shown there are not ours."""
+    good = NodeVerdict(
+        node="http://n", counted=Counted(events=1, users=1, slices=1), others=(SliceId(-7), *map(SliceId, range(1, 13)))
+    )
+    held, text = said(feeder, good)
+
+    assert held
+    assert "Somebody else fed slices -7, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 3 more: not checked." in text
 
 
 def test_nothing_acknowledged_is_not_exact(feeder: Feeder) -> None:
