@@ -71,9 +71,14 @@ class Answer:
 
     @property
     def problem(self) -> str:
-        """The last part of the problem type; fails where the answer is no problem."""
+        """The last part of the problem type; fails where the answer is no whole problem, or names a user."""
         assert self.headers.get("Content-Type", "").startswith("application/problem+json"), self
-        return str(self.json["type"]).removeprefix("urn:tallyslice:problem:")
+        assert CANARY not in self.text + str(self.headers), self
+        shown = self.json
+        assert shown["status"] == self.status, self
+        assert shown["title"], self
+        assert shown["detail"], self
+        return str(shown["type"]).removeprefix("urn:tallyslice:problem:")
 
 
 @dataclass(eq=False, kw_only=True)
