@@ -23,7 +23,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
@@ -271,17 +271,23 @@ class Sender(Generic[W]):
         self.bytes_queued += _BYTES_PER_EVENT
         return batch.waiter, position
 
-    def adopt(self, batch: ClosedBatch[W], *, regressed: bool) -> None:
-        """Go on with a batch that another stream could not deliver, under a number of this one."""
+    def adopt(self, batch: ClosedBatch[W], *, regressed: bool) -> ClosedBatch[W]:
+        """Go on with a batch that another stream could not deliver, under a number of this one.
+
+        Returns:
+            The batch as it is called here.
+        """
         queue = self._queues.setdefault(batch.slice, _Queue())
         if queue.open is not None:
             self._close(queue)
         old = decode_batch(batch.raw)
         seq = self._next_seq(batch.slice)
         raw = encode(msgspec.structs.replace(old, seq=seq, regressed=regressed or old.regressed))
-        queue.closed.append(ClosedBatch(slice=batch.slice, seq=seq, raw=raw, events=batch.events, waiter=batch.waiter))
+        adopted = replace(batch, seq=seq, raw=raw)
+        queue.closed.append(adopted)
         if queue.parked is None:
-            self._count(queue.closed[-1], 1)
+            self._count(adopted, 1)
+        return adopted
 
     def restore(self, batch: ClosedBatch[W]) -> None:
         """Go on with a batch of this stream that was kept in the spool; of each slice in the order of their numbers."""

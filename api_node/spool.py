@@ -91,13 +91,13 @@ class Spool:
 
     Attributes:
         events: spooled events by slice.
-        bytes: of all batches.
+        size_bytes: of all batches.
         oldest: when the oldest batch came in; None if there is none.
     """
 
     def __init__(self, *, folder: Path, cluster: str, map_bytes: int = MAP_BYTES) -> None:
         self.events: Counter[SliceId] = Counter()
-        self.bytes = 0
+        self.size_bytes = 0
         self._cluster = cluster
         self._file = LmdbFile(path=folder / FILE_NAME, databases=DATABASES, map_bytes=map_bytes)
         # Per stream and not per batch: while a worker is away there may be millions of them.
@@ -240,7 +240,7 @@ class Spool:
         stream = self._streams.setdefault(key.stream, _Stream(worker, 0, at))
         stream.batches += 1
         stream.since = min(stream.since, at)
-        self.bytes += size
+        self.size_bytes += size
         self.events[key.slice] += events
 
     def _forget(self, key: SpoolKey, size: int, events: int) -> None:
@@ -248,7 +248,7 @@ class Spool:
         stream.batches -= 1
         if not stream.batches:
             del self._streams[key.stream]
-        self.bytes -= size
+        self.size_bytes -= size
         self.events[key.slice] -= events
         if not self.events[key.slice]:
             del self.events[key.slice]

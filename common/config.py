@@ -43,6 +43,7 @@ SPAN_SECONDS_MAX = 10_000 * 366 * 86_400  # beyond any pair of printable instant
 RELOAD_SECONDS_MIN, RELOAD_SECONDS_MAX = 0.01, 86_400  # below, a node would do nothing but read its file
 CACHE_TTL_SECONDS_MAX = 86_400
 SLICES_MAX = 100_000_000
+SPOOL_BYTES_MAX = 1 << 50
 TOKEN_CHARACTERS_MAX = 4096
 SHOWN_MAX = 20  # names in one message
 
@@ -55,7 +56,8 @@ _CLASSIC = EventTypes(CLASSIC_TYPES)
 _KEYS = (
     "api-nodes", "worker-nodes", "length-of-time-slice", "first-slice", "routing",
     "registry", "event-types", "cache-ttl-seconds", "reload-seconds", "close-after-seconds", "close-grace-seconds",
-    "max-future-seconds", "max-past-seconds", "max-slices", "secret-file", "internal-token-file", "compat",
+    "max-future-seconds", "max-past-seconds", "max-slices", "spool-max-bytes", "spool-max-age-seconds",
+    "secret-file", "internal-token-file", "compat",
 )  # fmt: skip
 
 
@@ -78,6 +80,8 @@ class ClusterConfig:
         max_future_seconds: how far ahead of now a timestamp may be.
         max_past_seconds: how far behind; None: any.
         max_slices: how many slices may be open.
+        spool_max_bytes: an API node's spool takes nothing in while it holds as much.
+        spool_max_age_seconds: likewise, while what it holds is older.
         secret_file: the secret that user keys are made with.
         internal_token_file: the token between the nodes; None: none is asked for.
         compat: "rt" for answers as an older system's clients expect them.
@@ -98,6 +102,8 @@ class ClusterConfig:
     max_future_seconds: float = 86_400
     max_past_seconds: float | None = None
     max_slices: int = 100_000
+    spool_max_bytes: int = 1 << 30  # some ten million events
+    spool_max_age_seconds: float = 86_400
     secret_file: Path
     internal_token_file: Path | None = None
     compat: Literal["rt"] | None = None
@@ -269,6 +275,8 @@ class _Reader:
             max_future_seconds=self._number("max-future-seconds", 0, SPAN_SECONDS_MAX, default=86_400) or 0,
             max_past_seconds=self._number("max-past-seconds", 0, SPAN_SECONDS_MAX, default=None),
             max_slices=int(self._number("max-slices", 1, SLICES_MAX, whole=True, default=100_000) or 1),
+            spool_max_bytes=int(self._number("spool-max-bytes", 0, SPOOL_BYTES_MAX, whole=True, default=1 << 30) or 0),
+            spool_max_age_seconds=self._number("spool-max-age-seconds", 0, SPAN_SECONDS_MAX, default=86_400) or 0,
             secret_file=self._path("secret-file", "secret.key") or self._folder,
             internal_token_file=self._path("internal-token-file", None),
             compat=self._compat(),

@@ -24,7 +24,8 @@ AnyId = TypeVar("AnyId", bound=str)
 # What a change of these says needs no words of its own: the key, the old and the new value.
 _PLAIN = (
     "registry", "event_types", "cache_ttl_seconds", "reload_seconds", "close_after_seconds", "close_grace_seconds",
-    "max_future_seconds", "max_past_seconds", "max_slices", "secret_file", "internal_token_file", "compat",
+    "max_future_seconds", "max_past_seconds", "max_slices", "spool_max_bytes", "spool_max_age_seconds",
+    "secret_file", "internal_token_file", "compat",
 )  # fmt: skip
 
 

@@ -150,7 +150,8 @@ def test_every_problem_is_told_at_once_with_its_path_and_what_is_allowed():
         ('whatever: unknown key; known: "api-nodes", "worker-nodes", "length-of-time-slice", "first-slice", "routing", '
         '"registry", "event-types", "cache-ttl-seconds", "reload-seconds", "close-after-seconds", '
         '"close-grace-seconds", '
-        '"max-future-seconds", "max-past-seconds", "max-slices", "secret-file", "internal-token-file", "compat"'),
+        '"max-future-seconds", "max-past-seconds", "max-slices", "spool-max-bytes", "spool-max-age-seconds", '
+        '"secret-file", "internal-token-file", "compat"'),
         'api-nodes["a b"]: an id has 1 to 64 of A-Z a-z 0-9 _ . -',
         ('api-nodes["a b"]: must be a URL such as http://localhost:8000/analytics; '
         'the scheme must be http or https, not "ftp"'),

@@ -11,10 +11,12 @@ from api_node.sender import (
     PARKED_FIRST_SECONDS,
     PARKED_MOST_SECONDS,
     Closed,
+    ClosedBatch,
     Done,
     Flight,
     Moved,
     Sender,
+    Spooled,
     TurnedAway,
 )
 from common.errors import NotTaken, SliceClosed, WireError
@@ -458,3 +460,99 @@ def test_positions_count_within_the_batch_and_not_within_the_slice() -> None:
     _, position = sender.add(SliceId(7), ROUTE, KEY_ID, "click", USER, None)
 
     assert position == 0
+
+
+def test_what_is_spilled_goes_in_order_with_everything_unanswered() -> None:
+    """Open batches are closed; the numbers go on; nothing of the slice is sent from here any more."""
+    sender = new_sender()
+    first = put(sender)
+    sender.failed(taken(sender))
+    second = put(sender)
+
+    batches = sender.spill()
+    still_queued = sender.events_queued
+    verdicts = sender.spilled(batches)
+    put(sender)
+
+    assert [batch.seq for batch in batches] == [1, 2]
+    assert still_queued == 2
+    assert verdicts == [Spooled(first), Spooled(second)]
+    assert sender.take(0.0) is None
+    assert [batch.seq for batch in sender.spill()] == [3]
+
+
+def test_events_that_came_while_a_batch_was_spooled_stay() -> None:
+    """The world changes while the disk works."""
+    sender = new_sender()
+    put(sender)
+    batches = sender.spill()
+    put(sender)
+
+    sender.spilled(batches)
+
+    assert sender.events_queued == 1
+    assert [batch.seq for batch in sender.spill()] == [2]
+
+
+def test_parked_slices_are_not_spilled() -> None:
+    """Their worker answers, and nobody was promised anything."""
+    sender = new_sender()
+    put(sender, 7)
+    answer_all(sender, taken(sender), Outcome.NO_SPACE)
+    put(sender, 8)
+
+    assert [batch.slice for batch in sender.spill()] == [8]
+
+
+def test_nothing_is_spilled_while_an_envelope_is_in_flight() -> None:
+    """It may be answered yet."""
+    sender = new_sender()
+    put(sender)
+    taken(sender)
+
+    with pytest.raises(RuntimeError, match="in flight"):
+        sender.spill()
+
+
+def test_a_restored_stream_goes_on_with_its_numbers() -> None:
+    """What the spool kept is sent as it was; a batch adopted behind it gets the next number."""
+    old, drained = new_sender(), new_sender()
+    put(old)
+    put(old, 8)
+    for batch in old.spill():
+        drained.restore(batch)
+    put(old)
+    (adopted,) = (batch for batch in old.spill() if batch.seq == 2)
+
+    again = drained.adopt(adopted, regressed=False)
+
+    assert sorted(numbers(taken(drained))) == [(7, 1), (7, 2), (8, 1)]
+    assert (again.seq, drained.events_queued) == (2, 3)
+
+
+def test_a_batch_restored_to_a_parked_slice_waits_outside_the_bound() -> None:
+    """As every batch of a parked slice does."""
+    old, drained = new_sender(), new_sender()
+    for _ in range(BATCH_EVENTS_MAX + 1):
+        put(old)
+    first, second = old.spill()
+    drained.restore(first)
+    answer_all(drained, taken(drained), Outcome.NO_SPACE)
+
+    drained.restore(second)
+
+    assert drained.events_queued == 0
+
+
+@pytest.mark.parametrize("outcome", [Outcome.CONFLICT, Outcome.DUPLICATE])
+def test_for_a_damaged_record_conflict_and_duplicate_both_mean_answered(outcome: Outcome) -> None:
+    """An empty batch stands for it: if the worker knows another of that number, that was the real one."""
+    sender = new_sender()
+    batch = ClosedBatch(slice=SliceId(7), seq=4, raw=b"", events=0, waiter="w", damaged=True)
+    sender.restore(batch)
+
+    verdicts = answer_all(sender, taken(sender), outcome)
+
+    assert [type(verdict) for verdict in verdicts] == [Done]
+    assert sender.is_empty
+    assert not sender.retired

@@ -1,0 +1,249 @@
+"""The spools of this process: one of its own to put batches into, and those found at start, which only drain.
+
+::
+
+    <data>/spools/1f2e.../    locked by this process: its own, made when first needed
+                  77a0.../    found unlocked at start: adopted, drained, then removed
+                  c3d4.../    locked by another process of this node: left alone
+
+The files belong to one named thread. Whatever changes them is on disk when the call returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from api_node.spool import FILE_NAME, Spool, SpooledBatch, SpoolKey
+from common.errors import ConfigRefused, InputOutputFailed, NotTaken
+from common.lmdb_file import sync_folder, unlink
+from common.slices import SECOND, Micros
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from common.config import ClusterConfig
+    from common.logs import Log
+    from common.routing import WorkerId
+    from common.slices import SliceId
+
+T = TypeVar("T")
+
+SPOOLS_FOLDER = "spools"
+
+
+@dataclass(slots=True, eq=False)
+class _Locked:
+    """A spool that this process owns."""
+
+    spool: Spool
+    folder: Path
+    descriptor: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpooledStream:
+    """A stream in one of the spools, to be drained."""
+
+    spool: Spool
+    stream: bytes
+    worker: WorkerId
+
+
+class SpoolRoom:
+    """An async context manager: the spools and their thread."""
+
+    def __init__(
+        self, *, folder: Path, config: Callable[[], ClusterConfig], now: Callable[[], Micros], log: Log
+    ) -> None:
+        self.trouble: str | None = None
+        self._folder = folder / SPOOLS_FOLDER
+        self._config = config
+        self._now = now
+        self._log = log
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool")
+        self._own: _Locked | None = None
+        self._adopted: list[_Locked] = []
+
+    async def __aenter__(self) -> Self:
+        """Nothing is opened yet."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        """Close the spools; those that are empty are removed."""
+        for locked in self._all():
+            await self._run(_leave, locked)
+        self._own, self._adopted = None, []
+        self._thread.shutdown()
+
+    async def adopt(self, cluster: str) -> None:
+        """Take over the spools that earlier processes left in the folder.
+
+        Raises:
+            ConfigRefused: one is of another cluster.
+            InputOutputFailed: one cannot be opened.
+        """
+        self._adopted += await self._run(self._find, cluster)
+        for locked in self._adopted:
+            self._log.info("spool_adopted", size_bytes=locked.spool.size_bytes, streams=len(locked.spool.streams()))
+
+    async def keep(self, cluster: str, worker: WorkerId, batches: Sequence[tuple[bytes, bytes]]) -> None:
+        """Put closed batches (stream, bytes) into this process's spool; on disk when this returns.
+
+        Raises:
+            NotTaken: the disk refuses; nothing was kept.
+        """
+        try:
+            await self._run(self._keep, cluster, worker, batches)
+        except (OSError, InputOutputFailed) as error:
+            text = f"the spool cannot be written: {error}"
+            if self.trouble is None:
+                self._log.error("spool_failed", error=error)
+            self.trouble = text
+            raise NotTaken(text) from error
+        if self.trouble is not None:
+            self._log.info("spool_works_again")
+        self.trouble = None
+
+    async def batches(self, source: SpooledStream, *, after: SpoolKey | None, bytes_max: int) -> list[SpooledBatch]:
+        """The next batches of a stream, by slice and number; see Spool.batches."""
+        return await self._run(lambda: source.spool.batches(source.stream, after=after, bytes_max=bytes_max))
+
+    async def answered(self, source: SpooledStream, keys: Iterable[SpoolKey]) -> None:
+        """Let go of batches that the worker has answered for."""
+        await self._run(source.spool.answered, list(keys))
+
+    async def rename(self, source: SpooledStream, renamed: Sequence[tuple[SpoolKey, bytes, bytes]]) -> None:
+        """Give batches another stream and number; see Spool.rename."""
+        await self._run(source.spool.rename, renamed)
+
+    async def remove_drained(self) -> None:
+        """Remove adopted spools that are empty; nothing is ever put into them again."""
+        for locked in [one for one in self._adopted if one.spool.is_empty]:
+            self._adopted.remove(locked)
+            await self._run(_leave, locked)
+
+    def streams(self, worker: WorkerId) -> list[SpooledStream]:
+        """The streams that lead to a worker."""
+        return [
+            SpooledStream(locked.spool, stream, leads_to)
+            for locked in self._all()
+            for stream, leads_to in locked.spool.streams().items()
+            if leads_to == worker
+        ]
+
+    def refusal(self) -> str | None:
+        """Why nothing more is taken in; None if it is. What is there is delivered all the same."""
+        if self.trouble is not None:
+            return self.trouble
+        config = self._config()
+        if self.size_bytes >= config.spool_max_bytes:
+            return f"the spool holds {self.size_bytes} bytes, spool-max-bytes is {config.spool_max_bytes}"
+        age = self.age_seconds
+        if age > config.spool_max_age_seconds:
+            return f"the spool is {age:.0f} s old, spool-max-age-seconds is {config.spool_max_age_seconds:g}"
+        return None
+
+    def events_of(self, slice_id: SliceId) -> int:
+        """How many events of a slice wait here."""
+        return sum(locked.spool.events.get(slice_id, 0) for locked in self._all())
+
+    @property
+    def events(self) -> int:
+        """How many events wait here."""
+        return sum(sum(locked.spool.events.values()) for locked in self._all())
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes of batches wait here."""
+        return sum(locked.spool.size_bytes for locked in self._all())
+
+    @property
+    def age_seconds(self) -> float:
+        """How long the oldest stream has waited; 0 if nothing waits."""
+        ages = [locked.spool.oldest for locked in self._all()]
+        oldest = min((age for age in ages if age is not None), default=None)
+        return 0.0 if oldest is None else max(0.0, (self._now() - oldest) / SECOND)
+
+    def _all(self) -> list[_Locked]:
+        return [*self._adopted, *([] if self._own is None else [self._own])]
+
+    async def _run(self, work: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+    # From here on: the thread.
+
+    def _keep(self, cluster: str, worker: WorkerId, batches: Sequence[tuple[bytes, bytes]]) -> None:
+        if self._own is None:
+            self._own = self._make(cluster)
+        self._own.spool.append(worker, batches, at=self._now())
+
+    def _make(self, cluster: str) -> _Locked:
+        folder = self._folder / secrets.token_hex(8)
+        folder.mkdir(mode=0o700, parents=True)
+        sync_folder(self._folder.parent)
+        sync_folder(self._folder)
+        locked = _lock(folder, cluster)
+        if locked is None:  # pragma: no cover - nobody else knows the name yet
+            message = f"the new spool {folder.name} is locked already"
+            raise InputOutputFailed(message)
+        locked.spool.open()
+        sync_folder(folder)
+        return locked
+
+    def _find(self, cluster: str) -> list[_Locked]:
+        found: list[_Locked] = []
+        if not self._folder.is_dir():
+            return found
+        for folder in sorted(self._folder.iterdir()):
+            locked = _lock(folder, cluster) if folder.is_dir() else None
+            if locked is None:
+                continue
+            if not (folder / FILE_NAME).exists():
+                # Its process ended between making the folder and the file.
+                _remove(locked)
+                continue
+            try:
+                locked.spool.open()
+            except (ConfigRefused, InputOutputFailed):
+                os.close(locked.descriptor)
+                raise
+            found.append(locked)
+        return found
+
+
+def _lock(folder: Path, cluster: str) -> _Locked | None:
+    """Lock a spool's folder; None if another process has it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return _Locked(Spool(folder=folder, cluster=cluster), folder, descriptor)
+
+
+def _leave(locked: _Locked) -> None:
+    """Close a spool, and remove it if nothing waits in it."""
+    is_empty = locked.spool.is_empty
+    locked.spool.close()
+    if is_empty:
+        _remove(locked)
+    else:
+        os.close(locked.descriptor)
+
+
+def _remove(locked: _Locked) -> None:
+    # Removed while it is locked: nobody can begin to use it in between.
+    unlink(locked.folder / FILE_NAME)
+    locked.folder.rmdir()
+    os.close(locked.descriptor)
