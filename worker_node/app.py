@@ -66,6 +66,14 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """How the stores are made: the seam at which tests swap in one that dies, or fails, at a chosen moment."""
+
+    shelf: Callable[..., Shelf] = Shelf
+    registry: Callable[..., Registry] = Registry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """A running worker, not listening yet."""
 
@@ -90,7 +98,12 @@ class _Settings:
 
 @asynccontextmanager
 async def open_worker(
-    place: Place, *, log: Log, fail: Callable[[BaseException], None], now: Callable[[], Micros] = system_now
+    place: Place,
+    *,
+    log: Log,
+    fail: Callable[[BaseException], None],
+    now: Callable[[], Micros] = system_now,
+    parts: Parts = Parts(),
 ) -> AsyncIterator[Node]:
     """A worker with all its parts, from the lock on its data directory to the last commit.
 
@@ -99,6 +112,7 @@ async def open_worker(
         log: of the node.
         fail: called when the disk is not to be trusted any more, possibly on a thread; must end the process.
         now: the clock.
+        parts: how the stores are made.
 
     Raises:
         ConfigRefused: the config is wrong, or contradicts what the cluster has pinned.
@@ -111,11 +125,12 @@ async def open_worker(
     async with AsyncExitStack() as stack:
         directory = stack.enter_context(DataDirectory(folder=place.folder, worker=place.worker))
         totals, holdings = Totals(folder=place.folder), Holdings()
-        shelf = Shelf(folder=place.folder / SLICES_FOLDER, open_files_max=open_files_bound())
+        shelf = parts.shelf(folder=place.folder / SLICES_FOLDER, open_files_max=open_files_bound())
         writer = await stack.enter_async_context(Writer(shelf=shelf, totals=totals, holdings=holdings, fail=fail))
         membership = Membership(directory=directory, totals=totals, writer=writer)
         await membership.begin()
-        registry = await stack.enter_async_context(RegistryThread(registry=Registry(folder=place.folder), fail=fail))
+        settled = RegistryThread(registry=parts.registry(folder=place.folder), fail=fail)
+        registry = await stack.enter_async_context(settled)
 
         async def ask_judge(running: ClusterConfig | None, proposed: ClusterConfig) -> Verdict:
             named = await _named(place.worker, proposed, membership, registry, holdings)
@@ -165,7 +180,7 @@ async def open_worker(
         yield Node(app=app, health=health, url=url, closing=closing)
 
 
-async def run(place: Place, stop: asyncio.Event) -> None:
+async def run(place: Place, stop: asyncio.Event, *, parts: Parts = Parts()) -> None:
     """Run a worker until ``stop`` is set."""
     log = new_log(f"worker-{place.worker}")
 
@@ -174,7 +189,7 @@ async def run(place: Place, stop: asyncio.Event) -> None:
         # At once, and without any of Python's tidying up: no receipt may leave any more.
         os._exit(InputOutputFailed.exit_code)
 
-    async with open_worker(place, log=log, fail=fail) as node:
+    async with open_worker(place, log=log, fail=fail, parts=parts) as node:
         await serve(node.app, url=node.url, health=node.health, log=log, stop=stop)
 
 
