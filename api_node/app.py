@@ -30,7 +30,7 @@ from api_node.routes.analytics import EVENT_BYTES_MAX, AnalyticsRoutes
 from api_node.routes.cluster import ClusterRoutes
 from api_node.settled_routes import DEADLINE_SECONDS as ROUTE_DEADLINE_SECONDS
 from api_node.settled_routes import SettledRoutes
-from api_node.worker_client import WorkerPool
+from api_node.worker_client import WATCH_SECONDS, WorkerPool
 from common.anonymise import Anonymiser
 from common.cluster_watch import ClusterWatch
 from common.config import ClusterConfig, load_config, load_secret, load_token
@@ -60,11 +60,13 @@ class Deadlines:
         delivery_seconds: for the receipt of an event.
         question_seconds: for a worker's answer to a question.
         route_seconds: for the route of a slice.
+        watch_seconds: between two looks at a worker that nobody asks anything.
     """
 
     delivery_seconds: float = DELIVERY_DEADLINE_SECONDS
     question_seconds: float = QUESTION_DEADLINE_SECONDS
     route_seconds: float = ROUTE_DEADLINE_SECONDS
+    watch_seconds: float = WATCH_SECONDS
 
 
 def system_now() -> Micros:
@@ -132,6 +134,7 @@ class ApiNode:
             token=lambda: self._token,
             metrics=metrics,
             log=log,
+            watch_seconds=deadlines.watch_seconds,
         )
         self._intake = Intake(
             config=self._running,
@@ -145,6 +148,7 @@ class ApiNode:
         )
         queries = Queries(
             config=self._running,
+            membership=self._membership,
             routes=self._routes,
             workers=self._workers,
             metrics=metrics,
@@ -157,7 +161,7 @@ class ApiNode:
         metrics.config_reloads.set_function(lambda: self._watch.reloads)
         metrics.config_refusals.set_function(lambda: self._watch.refusals)
         metrics.config_refused.set_function(lambda: self._watch.refusal is not None)
-        self.health.reasons += [self._membership.reason, self._tasks.reason, self._all_refuse]
+        self.health.reasons += [self._membership.reason, self._tasks.reason, self._died, self._all_refuse]
         self.app = web.Application(
             middlewares=[edge_middleware(metrics=metrics, log=log)], client_max_size=EVENT_BYTES_MAX + 1
         )
@@ -178,13 +182,13 @@ class ApiNode:
 
     async def _life(self, _: web.Application) -> AsyncIterator[None]:
         """Bring the parts to life, in the order in which they need each other."""
-        try:
-            self._data.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            message = f"{self._data} cannot be made (errno {error.errno})"
-            raise InputOutputFailed(message) from error
         async with AsyncExitStack() as parts:
             await parts.enter_async_context(self._session)
+            try:
+                self._data.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                message = f"{self._data} cannot be made (errno {error.errno})"
+                raise InputOutputFailed(message) from error
             await parts.enter_async_context(self._workers)
             await parts.enter_async_context(self._tasks)
             await self._workers.follow(self._config, lambda: None)
@@ -211,7 +215,7 @@ class ApiNode:
         if running.worker_nodes.keys() - proposed.worker_nodes.keys():
             # Another node may have settled a route just now, so this needs the registry's own word.
             try:
-                named = frozenset((await self._registry.state()).named) | self._membership.named
+                named = None if self._membership.pins is None else await self._membership.workers_named()
             except (PeerError, WireError):
                 named = None
         verdict = judge(running, proposed, pins=self._membership.pins, named=named)
@@ -234,6 +238,9 @@ class ApiNode:
             self._routes.follow(config)
 
         await self._workers.follow(config, switch)
+
+    def _died(self) -> str | None:
+        return next((reason for link in self._workers.links.values() if (reason := link.reason())), None)
 
     def _all_refuse(self) -> str | None:
         refusals = [link.refusal for link in self._workers.links.values()]

@@ -51,6 +51,10 @@ RETRY_FIRST_SECONDS, RETRY_MOST_SECONDS = 0.1, 2.0
 _REFUSED = "registry-refused"  # the slug of refusals that are already in this node's own words
 
 
+class _Waiting(PeerAway):
+    """A worker of the file is away, so this cannot be the first contact yet."""
+
+
 class _Kept(msgspec.Struct, frozen=True, kw_only=True):
     """What this node keeps of its cluster."""
 
@@ -85,7 +89,9 @@ class Membership:
         self._now = now
         self._log = log
         self._clock: SliceClock | None = None
-        self._claims_rose = asyncio.Event()
+        self._named_at = 0  # the claim number up to which ``named`` is everything
+        self._unkept = asyncio.Event()
+        self._keeping = asyncio.Lock()
 
     @property
     def clock(self) -> SliceClock:
@@ -117,7 +123,7 @@ class Membership:
         """Some node knows of this many claims; so a registry with fewer is not the real one."""
         if number > self.claims:
             self.claims = number
-            self._claims_rose.set()
+            self._unkept.set()
 
     async def join(self) -> None:
         """One try to join, or to hear news of the registry.
@@ -127,15 +133,21 @@ class Membership:
             PeerError: not now; ``problem`` says why.
         """
         kept = self._read_kept()
+        if kept is not None:
+            self._check(kept.pins)  # whoever answers where the file now has the registry
+        # Before the registry is asked: what is heard of while it answers may be newer than its answer.
+        claims = max(self.claims, kept.claims if kept else 0)
         try:
             state = await self._registry.state()
             if state.pins is None:
                 state = await self._first_contact(kept)
+        except _Waiting:
+            raise
         except (PeerError, WireError) as error:
             await self._go_on_without(kept, error)
             return
         assert state.pins is not None  # noqa: S101 - first contact ends in pins, or raises
-        self._accept(state, kept)
+        await self._accept(state, kept, claims)
 
     async def keep_joining(self, fail: Callable[[ExitError], None]) -> None:
         """Try until the registry itself has let this node in; a task's body."""
@@ -154,12 +166,31 @@ class Membership:
             delay = min(delay * 2, RETRY_MOST_SECONDS)
 
     async def keep_claims(self) -> None:
-        """Write the claim number whenever it has risen; a task's body."""
+        """Write the pins and the claim number whenever there is news of them; a task's body."""
+        await self.joined.wait()
         while True:
-            await self._claims_rose.wait()
-            self._claims_rose.clear()
-            if self.pins is not None:
-                await asyncio.to_thread(self._write_kept, _Kept(pins=self.pins, claims=self.claims))
+            await self._unkept.wait()
+            await self._keep()
+
+    async def workers_named(self, *, fresh: bool = True) -> frozenset[WorkerId]:
+        """The workers that settled routes name.
+
+        Args:
+            fresh: ask the registry in any case; otherwise only if routes were settled that are not known here.
+
+        Raises:
+            PeerError: the registry does not answer, or is not the real one: it is another cluster's, or old.
+        """
+        known = self.claims
+        if fresh or known > self._named_at:
+            state = await self._registry.state()
+            if state.pins is None or state.pins.cluster != self.cluster:
+                message = "the registry is not of this node's cluster"
+                raise PeerRefuses(message, slug="wrong-cluster")
+            if state.claims < known:
+                raise PeerRefuses(_behind(state.claims, known), slug="registry-behind")
+            self._hear_named(state)
+        return frozenset(self.named)
 
     async def pin_worker(self, worker: WorkerId, uuid_found: str) -> str:
         """The uuid that the cluster pinned for the worker's data directory; proposes the one found if there is none.
@@ -183,20 +214,25 @@ class Membership:
 
     async def _first_contact(self, kept: _Kept | None) -> RegistryState:
         """The registry knows no cluster. Only if nobody does is this the beginning of one."""
-        if kept is not None:
-            raise self._refused(f"the registry is empty, but this node belongs to cluster {kept.pins.cluster}")
+        known = self.pins or (kept.pins if kept else None)
+        if known is not None:
+            raise self._refused(f"the registry is empty, but this node belongs to cluster {known.cluster}")
         config = self._config()
         identities = await self._identities()
         uuids: dict[WorkerId, str] = {}
+        away: PeerError | None = None
         for worker, identity in identities.items():
             if isinstance(identity, PeerError):
-                self.problem = f"waits for every worker before the first contact: {identity}"
-                raise PeerAway(self.problem)
+                away = identity
+                continue
             if identity.cluster is not None:
                 raise self._refused(f"the registry is empty, but worker {worker} belongs to cluster {identity.cluster}")
             if identity.id != worker:
                 raise self._refused(_swapped(worker, identity))
             uuids[worker] = identity.uuid
+        if away is not None:
+            self.problem = f"waits for every worker before the first contact: {away}"
+            raise _Waiting(self.problem)
         # Whole seconds, so that the slices' bounds are easy to read.
         first = config.first_slice if config.first_slice is not None else self._now() // SECOND * SECOND
         pins = Pins(
@@ -211,18 +247,19 @@ class Membership:
 
     async def _go_on_without(self, kept: _Kept | None, error: PeerError | WireError) -> None:
         if self.pins is None and kept is not None and isinstance(error, PeerAway):
-            self._check(kept.pins)
             self._take_pins(kept.pins)
             self.saw_claims(kept.claims)
             self.joined.set()
         elif self.pins is None and isinstance(error, PeerAway):
-            found = [
-                it for it in (await self._identities()).values() if isinstance(it, Identity) and it.pins is not None
-            ]
-            if found and len({it.cluster for it in found}) == 1 and (pins := found[0].pins) is not None:
+            found = [it for it in (await self._identities()).values() if isinstance(it, Identity)]
+            held = [it.pins for it in found if it.pins is not None]
+            if len({pins.cluster for pins in held}) == 1:
+                # One of them may not have heard yet of a worker that came later.
+                workers = {worker: uuid for pins in held for worker, uuid in pins.workers.items()}
+                pins = msgspec.structs.replace(held[0], workers=workers)
                 self._check(pins)
                 self._take_pins(pins)
-                self.saw_claims(max(it.claims for it in found))
+                self.saw_claims(max(it.claims for it in found if it.cluster == pins.cluster))
                 self.joined.set()
         if isinstance(error, PeerRefuses) and error.slug != _REFUSED:
             # Not our own words yet. Nobody here keeps a registry: this is not the worker it should be, most likely.
@@ -235,7 +272,7 @@ class Membership:
             self.problem = f"cannot reach the registry: {error}"
         raise error
 
-    def _accept(self, state: RegistryState, kept: _Kept | None) -> None:
+    async def _accept(self, state: RegistryState, kept: _Kept | None, claims: int) -> None:
         pins = state.pins
         assert pins is not None  # noqa: S101 - the caller looked
         known = self.pins or (kept.pins if kept else None)
@@ -246,15 +283,13 @@ class Membership:
         verdict = judge(None, self._config(), pins=pins, named=frozenset(state.named))
         if verdict.refusals:
             raise ConfigRefused(list(verdict.refusals))
-        claims = max(self.claims, kept.claims if kept else 0)
         self._take_pins(pins)
-        self._write_kept(_Kept(pins=pins, claims=max(claims, state.claims)))
-        self.named.update(state.named)
         self.saw_claims(max(claims, state.claims))
+        self._hear_named(state)
+        await self._keep()
         self.joined.set()
         if state.claims < claims:
-            text = f"the registry has {state.claims} claims, but {claims} are known: it is lost or old"
-            raise self._refused(text)
+            raise self._refused(_behind(state.claims, claims))
         self.problem = None
         self._log.info("joined", cluster=pins.cluster, claims=self.claims)
 
@@ -269,7 +304,13 @@ class Membership:
         if verdict.refusals:
             raise ConfigRefused(list(verdict.refusals))
 
+    def _hear_named(self, state: RegistryState) -> None:
+        self.named.update(state.named)
+        self._named_at = max(self._named_at, state.claims)
+
     def _take_pins(self, pins: Pins) -> None:
+        if pins != self.pins:
+            self._unkept.set()
         self.pins = pins
         self._clock = SliceClock(first=Micros(pins.first), length_seconds=pins.length_seconds)
 
@@ -288,6 +329,13 @@ class Membership:
             message = f"{self._folder / KEPT_FILE} cannot be read ({type(error).__name__}): restore it, or move it away"
             raise InputOutputFailed(message) from error
 
+    async def _keep(self) -> None:
+        """Write what is known now; one at a time, so that nothing older is ever written over it."""
+        async with self._keeping:
+            assert self.pins is not None  # noqa: S101 - there is nothing to keep before
+            self._unkept.clear()
+            await asyncio.to_thread(self._write_kept, _Kept(pins=self.pins, claims=self.claims))
+
     def _write_kept(self, kept: _Kept) -> None:
         """Replace the file in one step; several processes may share the folder, so each uses a name of its own."""
         target = self._folder / KEPT_FILE
@@ -304,6 +352,10 @@ class Membership:
                 draft.unlink(missing_ok=True)
             message = f"{target} cannot be written (errno {error.errno})"
             raise InputOutputFailed(message) from error
+
+
+def _behind(claims: int, known: int) -> str:
+    return f"the registry has {claims} claims, but {known} are known: it is lost or old"
 
 
 def _swapped(worker: WorkerId, found: Identity) -> str:

@@ -18,6 +18,7 @@ from common.summaries import Summary
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
 
+    from api_node.membership import Membership
     from api_node.node_metrics import ApiMetrics
     from api_node.settled_routes import SettledRoutes
     from api_node.worker_client import WorkerLink, WorkerPool
@@ -49,6 +50,7 @@ class Queries:
         self,
         *,
         config: Callable[[], ClusterConfig],
+        membership: Membership,
         routes: SettledRoutes,
         workers: WorkerPool,
         metrics: ApiMetrics,
@@ -56,6 +58,7 @@ class Queries:
         deadline_seconds: float = DEADLINE_SECONDS,
     ) -> None:
         self._config = config
+        self._membership = membership
         self._routes = routes
         self._workers = workers
         self._metrics = metrics
@@ -100,9 +103,10 @@ class Queries:
         Raises:
             NoAnswer: a worker does not answer in time.
         """
+        found_all = await self._lists_all_named(partial=partial)
         links = list(self._workers.links.values())
         found = await asyncio.gather(*(self._try(self._all_of(link, until), partial=partial) for link in links))
-        missing = {link.worker for link, held in zip(links, found, strict=True) if held is None}
+        answered = {link.worker for link, held in zip(links, found, strict=True) if held is not None}
         by_slice: dict[SliceId, list[Held]] = {}
         for held_by_worker in found:
             for slice_id, held in (held_by_worker or {}).items():
@@ -111,11 +115,25 @@ class Queries:
             summaries.add(
                 slice_id,
                 [held.summary for held in parts],
-                all_answered=not missing or missing.isdisjoint(self._routes.known(slice_id) or missing),
+                all_answered=answered.issuperset(parts[0].route),
             )
             for slice_id, parts in sorted(by_slice.items())
         ]
-        return [one for one in sums if not one.is_empty], not missing
+        return [one for one in sums if not one.is_empty], found_all and len(answered) == len(links)
+
+    async def _lists_all_named(self, *, partial: bool) -> bool:
+        """Whether this node's file lists every worker that a settled route names; otherwise slices may be missing."""
+        try:
+            named = await self._membership.workers_named(fresh=False)
+            strangers = sorted(named - self._workers.links.keys())
+            if not strangers:
+                return True
+            reason = f"worker {strangers[0]} holds slices, but this node's cluster file does not list it"
+        except (PeerError, WireError) as error:
+            reason = f"it is not known which workers hold slices: {error}"
+        if partial:
+            return False
+        raise NoAnswer(reason)
 
     async def _parts(self, route: Route, slice_id: SliceId, *, partial: bool) -> list[WorkerSummary]:
         links = [self._link(worker) for worker in route]
@@ -217,8 +235,13 @@ class Queries:
         except (PeerError, WireError) as error:
             under_way.set_exception(error)
             under_way.exception()  # looked at: all who waited may have given up
-        except BaseException:
+        except asyncio.CancelledError:
             under_way.cancel()
+            raise
+        except Exception as error:
+            # A defect of ours: those who wait get it too, instead of being cancelled without a word.
+            under_way.set_exception(error)
+            under_way.exception()
             raise
         else:
             under_way.set_result(answer)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from cachetools import LRUCache, TTLCache
 
 from common.config import ClusterConfig
-from common.errors import NoAnswer, NotTaken, PeerError, TooManySlices, WireError
+from common.errors import NoAnswer, NotTaken, PeerAway, PeerError, TooManySlices, WireError
 from common.routing import Route, proposed_route
 from common.slices import SliceId
 
@@ -149,8 +149,13 @@ class SettledRoutes:
 
     async def _find(self, slice_id: SliceId, *, settle: bool) -> Found:
         deadline = asyncio.get_running_loop().time() + self._deadline_seconds
+        found: Found = PeerAway(f"no answer within {self._deadline_seconds:g} s")
         while True:
-            found = await self._want(slice_id, settle=settle)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    found = await self._want(slice_id, settle=settle)
+            except TimeoutError:
+                return found
             if not isinstance(found, (PeerError, WireError)) or asyncio.get_running_loop().time() >= deadline:
                 return found
             await asyncio.sleep(RETRY_SECONDS)

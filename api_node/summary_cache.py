@@ -81,6 +81,11 @@ class SummaryCache:
         snapshot: Watcher | None = self._all.get(until)
         return None if snapshot is None else snapshot.seen
 
+    def forget(self, slice_id: SliceId) -> None:
+        """What is known of a slice is wrong: the next question goes to the worker."""
+        self._slices.pop(slice_id, None)
+        self._all.clear()
+
     def watch(self, slice_id: SliceId | None) -> Watcher:
         """Begin to collect for a question; end it with ``answered`` or ``drop``."""
         watcher = Watcher(slice_id)

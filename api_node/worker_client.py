@@ -7,6 +7,9 @@ Natural batching: one envelope per stream is in flight; everything that arrives 
     put --> Sender.add                     _deliver, one task per stream:
             wakes                              take -> POST /batches -> answered -> futures of the batches
                                                no reply -> failed -> backoff with jitter -> the same batches again
+                                               no reply for 3 s -> away: spill -> spool -> futures of the batches
+                                           back: the stream that spilled ends, a new one begins,
+                                               _drain, one task per stream in the spool
 
 A batch's future gets a verdict as its *result*, never as an exception: those who waited may have given up.
 """
@@ -18,11 +21,13 @@ import os
 import random
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
+from api_node.drain import Drain
 from api_node.peer import Peer
-from api_node.sender import Closed, Done, Moved, Sender, TurnedAway, Verdict
+from api_node.sender import Closed, Done, Moved, Sender, Spooled, TurnedAway, Verdict
 from api_node.summary_cache import SummaryCache
 from common.config import ClusterConfig
 from common.errors import NotTaken, PeerAway, PeerError, PeerRefuses, WireError
+from common.lmdb_file import STORE_ERRORS
 from common.tasks import Tasks
 from common.wire import (
     STREAM_BYTES,
@@ -37,26 +42,31 @@ from common.wire import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from types import TracebackType
 
     import aiohttp
 
     from api_node.membership import Membership
     from api_node.node_metrics import ApiMetrics
-    from api_node.sender import Parked
+    from api_node.sender import Flight, Parked
+    from api_node.spool_room import SpooledStream, SpoolRoom
     from common.logs import Log
     from common.routing import Route, WorkerId
     from common.slices import SliceId
+    from common.wire import Batch, Pins
 
-DELIVERY_SECONDS = 5.0  # for a reply: far beyond a slow commit; the same batches are sent again after it
-BACKOFF_FIRST_SECONDS, BACKOFF_MOST_SECONDS = 0.02, 1.0
+AWAY_SECONDS = 3.0  # without an answer: far beyond a slow commit, and a restart goes unnoticed
+BACKOFF_FIRST_SECONDS, BACKOFF_MOST_SECONDS = 0.02, 0.5
+SPILL_PAUSE_SECONDS = 0.05  # while a worker is away: fewer, larger records, and nobody waits long
 QUESTION_SECONDS = 3.0
 IDENTITY_SECONDS = 1.0
 WATCH_SECONDS, WATCH_TROUBLE_SECONDS = 5.0, 0.5
 
-Waiter: TypeAlias = "asyncio.Future[Done[Any] | Closed[Any] | TurnedAway[Any] | None]"
+Waiter: TypeAlias = "asyncio.Future[Done[Any] | Closed[Any] | TurnedAway[Any] | Spooled[Any] | None]"
 """Gets what became of a batch; None when the node stops before that is known."""
+EmptyBatch: TypeAlias = "Callable[[SliceId, int], Awaitable[Batch]]"
+"""Makes a batch without events of a slice, under a number, to stand for a damaged one in the spool."""
 
 
 class WorkerLink:
@@ -70,8 +80,12 @@ class WorkerLink:
         membership: Membership,
         cache: SummaryCache,
         learn_route: Callable[[SliceId, Route], None],
+        room: SpoolRoom,
+        empty_batch: EmptyBatch,
         metrics: ApiMetrics,
         log: Log,
+        watch_seconds: float = WATCH_SECONDS,
+        away_seconds: float = AWAY_SECONDS,
     ) -> None:
         self.worker = worker
         self.peer = peer
@@ -82,6 +96,15 @@ class WorkerLink:
         self._learn_route = learn_route
         self._metrics = metrics
         self._log = log.bind(worker=worker)
+        self._room = room
+        self._empty_batch = empty_batch
+        self._watch_seconds = watch_seconds
+        self._away_seconds = away_seconds
+        self._away = False
+        # Since when deliveries, and looks at the worker, get no answer. Apart, because a worker may do one and not
+        # the other.
+        self._silent: dict[str, float] = {}
+        self._draining: set[bytes] = set()
         self._tasks = Tasks(log=self._log)
         self._senders: list[Sender[Waiter]] = []
         self._wakes: dict[bytes, asyncio.Event] = {}
@@ -121,6 +144,8 @@ class WorkerLink:
         """
         if self.refusal is not None:
             raise NotTaken(self.refusal)
+        if self._away and (full := self._room.refusal()) is not None:
+            raise NotTaken(full)
         sender = self._current()
         placed = sender.add(slice_id, route, key_id, event_type, user_key, id_key)
         self._wakes[sender.stream].set()
@@ -188,6 +213,10 @@ class WorkerLink:
         """Events and bytes that wait for an answer, parked ones apart."""
         return sum(it.events_queued for it in self._senders), sum(it.bytes_queued for it in self._senders)
 
+    def reason(self) -> str | None:
+        """For readiness: what of the link died."""
+        return self._tasks.reason()
+
     @property
     def is_idle(self) -> bool:
         """Whether every batch is answered for."""
@@ -221,60 +250,174 @@ class WorkerLink:
     async def _deliver(self, sender: Sender[Waiter]) -> None:
         loop = asyncio.get_running_loop()
         backoff = BACKOFF_FIRST_SECONDS
-        while True:
+        while not (sender.retired and sender.is_empty):
+            if self._away or sender.must_spill:
+                await self._spill(sender)
+                continue
+            if sender.has_spooled and not sender.retired:
+                # The worker is back: live events go on in a new stream, beside this one, which only drains.
+                sender.retired = True
+                self.drain_spools()
+                continue
             flight = sender.take(loop.time())
             if flight is None:
-                if sender.retired and sender.is_empty:
-                    self._senders.remove(sender)
-                    del self._wakes[sender.stream]
-                    return
                 await self._wait(sender)
                 continue
+            started = loop.time()
             try:
-                uuid = await self._join()
-                envelope = Envelope(
-                    cluster=self._membership.cluster,
-                    worker=uuid,
-                    stream=sender.stream,
-                    claims=self._membership.claims,
-                    batches=tuple(batch.raw for batch in flight.batches),
-                )
-                reply = await self.peer.post_packed("/batches", envelope, Reply, seconds=DELIVERY_SECONDS)
+                reply = await self._send(sender.stream, flight, spooled=False)
                 verdicts = sender.answered(flight, reply.receipts, loop.time())
             except (PeerError, WireError) as error:
                 sender.failed(flight)
                 self._failed(error)
-                # Half to full: many nodes must not come back in step when a worker does.
-                await asyncio.sleep(backoff * (0.5 + random.random() / 2))  # noqa: S311 - jitter
-                backoff = min(backoff * 2, BACKOFF_MOST_SECONDS)
+                self._was_silent("delivery", started, error)
+                backoff = await _back_off(backoff)
                 continue
             backoff = BACKOFF_FIRST_SECONDS
+            self._silent.pop("delivery", None)
             self._succeeded()
-            self._membership.saw_claims(reply.claims)
-            for receipt in reply.receipts:
-                if receipt.held is not None:
-                    self._note(receipt.held)
-                if receipt.outcome in (Outcome.WRONG_CLUSTER, Outcome.WRONG_WORKER):
-                    self._joined_as = None  # find out who answers there now
-                self._metrics.batches.labels(receipt.outcome.value).inc()
             for verdict in verdicts:
                 self._act(verdict)
+        self._senders.remove(sender)
+        del self._wakes[sender.stream]
+        self.drain_spools()
+
+    async def _send(self, stream: bytes, flight: Flight[Any], *, spooled: bool) -> Reply:
+        """Send an envelope; what its receipts tell of slices is noted.
+
+        Raises:
+            PeerError: no reply.
+            WireError: a reply that is none.
+        """
+        uuid = await self._join()
+        envelope = Envelope(
+            cluster=self._membership.cluster,
+            worker=uuid,
+            stream=stream,
+            claims=self._membership.claims,
+            batches=tuple(batch.raw for batch in flight.batches),
+            spooled=spooled,
+        )
+        reply = await self.peer.post_packed("/batches", envelope, Reply, seconds=self._away_seconds)
+        if reply.worker == uuid:  # another cluster counts its own claims
+            self._membership.saw_claims(reply.claims)
+        for receipt in reply.receipts:
+            if receipt.held is not None:
+                self._note(receipt.held)
+            if receipt.outcome in (Outcome.WRONG_CLUSTER, Outcome.WRONG_WORKER):
+                self._joined_as = None  # find out who answers there now
+            self._metrics.batches.labels(receipt.outcome.value).inc()
+        return reply
+
+    async def _spill(self, sender: Sender[Waiter]) -> None:
+        """Put what is unanswered into the spool; if there is nothing, wait until there is, or the worker is back."""
+        batches = sender.spill()
+        if not batches:
+            await self._wakes[sender.stream].wait()
+            self._wakes[sender.stream].clear()
+            return
+        try:
+            kept = [(sender.stream, batch.raw) for batch in batches]
+            await self._room.keep(self._membership.cluster, self.worker, kept)
+        except NotTaken:
+            # Nobody was told anything; they stay in the queue, and its bound.
+            await asyncio.sleep(BACKOFF_MOST_SECONDS)
+            return
+        for spooled in sender.spilled(batches):
+            if not spooled.waiter.done():
+                spooled.waiter.set_result(spooled)
+        await asyncio.sleep(SPILL_PAUSE_SECONDS)
+
+    def drain_spools(self) -> None:
+        """Begin to drain what leads to this worker, where nothing does so yet, and no stream is still filling it."""
+        filling = {sender.stream for sender in self._senders if not sender.retired or sender.must_spill}
+        for source in self._room.streams(self.worker):
+            if source.stream not in filling and source.stream not in self._draining:
+                self._draining.add(source.stream)
+                self._tasks.start(f"drain-{self.worker}", self._drain(source))
+
+    async def _drain(self, source: SpooledStream) -> None:
+        """Deliver a stream from the spool; a task's body."""
+        loop = asyncio.get_running_loop()
+        drain = Drain(source=source, room=self._room, empty_batch=self._empty_batch, log=self._log)
+        backoff = BACKOFF_FIRST_SECONDS
+        try:
+            while not drain.is_done:
+                taken = await drain.take(loop.time())
+                if taken is None:
+                    due = drain.wake_at()
+                    await asyncio.sleep(BACKOFF_FIRST_SECONDS if due is None else max(0.0, due - loop.time()))
+                    continue
+                sender, flight = taken
+                try:
+                    reply = await self._send(sender.stream, flight, spooled=True)
+                    await drain.answered(sender, flight, reply.receipts, loop.time())
+                except (PeerError, WireError) as error:
+                    sender.failed(flight)
+                    self._failed(error)
+                    backoff = await _back_off(backoff)
+                    continue
+                backoff = BACKOFF_FIRST_SECONDS
+                self._draining |= drain.streams
+            await self._room.remove_drained()
+        except STORE_ERRORS as error:
+            # What is in memory may be ahead of the disk: begin again with what is there.
+            self._log.error("drain_failed", error=error)
+            await asyncio.sleep(BACKOFF_MOST_SECONDS)
+        finally:
+            self._draining -= drain.streams
+        self.drain_spools()
+
+    def _was_silent(self, what: str, started: float, error: Exception) -> None:
+        """A call that began then got no answer; who answers, though with a refusal, is not away."""
+        if not isinstance(error, PeerAway):
+            self._silent.pop(what, None)
+            return
+        since = self._silent.setdefault(what, started)
+        if not self._away and asyncio.get_running_loop().time() - since >= self._away_seconds:
+            self.go_away()
+
+    def go_away(self) -> None:
+        """From now on, until the worker answers, its events go to the spool."""
+        if not self._away:
+            self._log.warning("worker_is_away")
+        self._away = True
+        self._wake_all()
+
+    def _came_back(self) -> None:
+        if self._away:
+            self._log.info("worker_is_back")
+        self._away = False
+        self._silent.clear()
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        for wake in self._wakes.values():
+            wake.set()
 
     async def _watch(self) -> None:
         """Look after the worker while nobody asks it anything, so that its state is known; a task's body."""
         await self._membership.joined.wait()
+        loop = asyncio.get_running_loop()
         while True:
+            started = loop.time()
             try:
                 uuid = await self._join()
                 identity = await self.identity()
                 if identity.uuid != uuid or identity.id != self.worker:
-                    self._joined_as = None
+                    self._joined_as = None  # whose claims it counts is not known either
+                else:
+                    self._membership.saw_claims(identity.claims)
+                    self._silent.pop("watch", None)
+                    if self._away:
+                        self._came_back()
                 self._succeeded()
-                self._membership.saw_claims(identity.claims)
             except (PeerError, WireError) as error:
                 self._failed(error)
+                self._was_silent("watch", started, error)
             well = self.trouble is None and self._joined_as is not None
-            await asyncio.sleep((WATCH_SECONDS if well else WATCH_TROUBLE_SECONDS) * (0.5 + random.random() / 2))  # noqa: S311 - jitter
+            pause = self._watch_seconds if well else min(self._watch_seconds, WATCH_TROUBLE_SECONDS)
+            await asyncio.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311 - jitter
 
     async def _wait(self, sender: Sender[Waiter]) -> None:
         """Until there is something new to send, or a parked slice is due."""
@@ -294,6 +437,9 @@ class WorkerLink:
             for batch in verdict.batches:
                 current.adopt(batch, regressed=verdict.regressed)
             self._wakes[current.stream].set()
+            if verdict.regressed:
+                # What was known of the slice is more than what the worker still has.
+                self.cache.forget(verdict.slice)
             what = "stream_regressed" if verdict.regressed else "stream_conflict"
             self._metrics.stream_faults.labels(what).inc()
             self._log.error(what, slice=verdict.slice, batches=len(verdict.batches))
@@ -314,33 +460,42 @@ class WorkerLink:
             if pins is None:
                 message = f"this node {self._membership.problem}"
                 raise PeerAway(message)
-            identity = await self.identity()
-            if identity.id != self.worker:
-                raise self._refuse(
-                    f"{self.peer.url} answers as worker {identity.id}, not {self.worker}: are URLs swapped?"
-                )
-            if identity.cluster not in (None, pins.cluster):
-                raise self._refuse(f"worker {self.worker} belongs to cluster {identity.cluster}, not {pins.cluster}")
+            url = self.peer.url
             try:
-                pinned = await self._membership.pin_worker(self.worker, identity.uuid)
+                uuid = await self._introduce(pins)
             except PeerRefuses as error:
-                raise self._refuse(f"nobody vouches for worker {self.worker}'s data directory: {error}") from error
-            if pinned != identity.uuid:
-                raise self._refuse(
-                    f"worker {self.worker} runs on data directory {identity.uuid}, but the cluster knows it by "
-                    f"{pinned}: is its volume mounted?"
-                )
-            join = Join(id=self.worker, uuid=identity.uuid, pins=self._membership.pins or pins)
-            try:
-                joined = await self.peer.post_json("/join", join, Identity, seconds=IDENTITY_SECONDS)
-            except PeerRefuses as error:
-                raise self._refuse(str(error)) from error
-            self._membership.saw_claims(joined.claims)
+                if self.peer.url == url:
+                    raise self._refuse(str(error)) from error
+                raise PeerAway(f"worker {self.worker} has moved") from error
+            if self.peer.url != url:
+                # Whoever answers at the new URL has not been asked.
+                raise PeerAway(f"worker {self.worker} has moved")
             if self.refusal is not None:
                 self._log.info("worker_accepted")
             self.refusal = None
-            self._joined_as = joined.uuid
-            return joined.uuid
+            self._joined_as = uuid
+            return uuid
+
+    async def _introduce(self, pins: Pins) -> str:
+        """Find out who answers at the worker's URL, and bring it into the cluster; the uuid of its data directory."""
+        identity = await self.identity()
+        if identity.id != self.worker:
+            raise _another(f"{self.peer.url} answers as worker {identity.id}, not {self.worker}: are URLs swapped?")
+        if identity.cluster not in (None, pins.cluster):
+            raise _another(f"worker {self.worker} belongs to cluster {identity.cluster}, not {pins.cluster}")
+        try:
+            pinned = await self._membership.pin_worker(self.worker, identity.uuid)
+        except PeerRefuses as error:
+            raise _another(f"nobody vouches for worker {self.worker}'s data directory: {error}") from error
+        if pinned != identity.uuid:
+            raise _another(
+                f"worker {self.worker} runs on data directory {identity.uuid}, but the cluster knows it by {pinned}: "
+                "is its volume mounted?"
+            )
+        join = Join(id=self.worker, uuid=identity.uuid, pins=self._membership.pins or pins)
+        joined = await self.peer.post_json("/join", join, Identity, seconds=IDENTITY_SECONDS)
+        self._membership.saw_claims(joined.claims)
+        return joined.uuid
 
     def _refuse(self, text: str) -> PeerRefuses:
         if self.refusal != text:
@@ -357,16 +512,22 @@ class WorkerLink:
         until: SliceId | None = None,
     ) -> Answer:
         try:
-            uuid = await self._join()
-            question = Question(
-                cluster=self._membership.cluster,
-                worker=uuid,
-                claims=self._membership.claims,
-                slices=slices,
-                after=after,
-                until=until,
-            )
-            answer = await self.peer.post_packed("/summaries", question, Answer, seconds=seconds)
+            # Around both: to join takes calls of its own, and others may be waiting for their turn to try.
+            async with asyncio.timeout(seconds):
+                uuid = await self._join()
+                question = Question(
+                    cluster=self._membership.cluster,
+                    worker=uuid,
+                    claims=self._membership.claims,
+                    slices=slices,
+                    after=after,
+                    until=until,
+                )
+                answer = await self.peer.post_packed("/summaries", question, Answer, seconds=seconds)
+        except TimeoutError as error:
+            away = PeerAway(f"{self.peer.url} did not answer within {seconds:g} s")
+            self._failed(away)
+            raise away from error
         except PeerRefuses as error:
             if error.slug in ("wrong-cluster", "wrong-worker"):
                 self._joined_as = None
@@ -395,6 +556,17 @@ class WorkerLink:
         self.trouble = None
 
 
+async def _back_off(seconds: float) -> float:
+    """Wait, and tell how long to wait the next time."""
+    # Half to full: many nodes must not come back in step when a worker does.
+    await asyncio.sleep(seconds * (0.5 + random.random() / 2))  # noqa: S311 - jitter
+    return min(seconds * 2, BACKOFF_MOST_SECONDS)
+
+
+def _another(text: str) -> PeerRefuses:
+    return PeerRefuses(text, slug="wrong-worker")
+
+
 class WorkerPool:
     """The links to all workers of the config; it follows the config. An async context manager."""
 
@@ -405,15 +577,23 @@ class WorkerPool:
         membership: Membership,
         learn_route: Callable[[SliceId, Route], None],
         token: Callable[[], str | None],
+        room: SpoolRoom,
+        empty_batch: EmptyBatch,
         metrics: ApiMetrics,
         log: Log,
+        watch_seconds: float = WATCH_SECONDS,
+        away_seconds: float = AWAY_SECONDS,
     ) -> None:
         self._session = session
         self._membership = membership
         self._learn_route = learn_route
         self._token = token
+        self._room = room
+        self._empty_batch = empty_batch
+        self._away_seconds = away_seconds
         self._metrics = metrics
         self._log = log
+        self._watch_seconds = watch_seconds
         self._links: dict[WorkerId, WorkerLink] = {}
 
     async def __aenter__(self) -> Self:
@@ -462,8 +642,12 @@ class WorkerPool:
                     membership=self._membership,
                     cache=SummaryCache(ttl_seconds=config.cache_ttl_seconds, timer=asyncio.get_running_loop().time),
                     learn_route=self._learn_route,
+                    room=self._room,
+                    empty_batch=self._empty_batch,
+                    away_seconds=self._away_seconds,
                     metrics=self._metrics,
                     log=self._log,
+                    watch_seconds=self._watch_seconds,
                 )
                 await link.__aenter__()
             elif link.peer.url != url:
@@ -502,6 +686,17 @@ class WorkerPool:
 
         answers = await asyncio.gather(*map(one, list(self._links.values())))
         return {at: held.route for answer in answers for at, held in answer.items() if held.route}
+
+    def drain_spools(self) -> None:
+        """Begin to drain what earlier processes left."""
+        for link in self._links.values():
+            link.drain_spools()
+
+    def hurry(self) -> None:
+        """The node is about to stop: what no worker has answered for goes to the spool, so that it is kept."""
+        for link in self._links.values():
+            if not link.is_idle:
+                link.go_away()
 
     def give_up(self) -> None:
         """Tell everybody who waits that the outcome is not known."""

@@ -36,7 +36,7 @@ from tests.support.patience import eventually
 from tests.support.ports import PORTS
 from worker_node.app import Place, open_worker
 
-QUICK = Deadlines(delivery_seconds=0.6, question_seconds=0.4, route_seconds=0.4)
+QUICK = Deadlines(delivery_seconds=0.6, question_seconds=0.4, route_seconds=0.4, watch_seconds=0.1)
 """Long enough for a busy machine to answer, short enough to wait for in a test."""
 
 
@@ -97,6 +97,7 @@ class Nodes:
         routing: slice -> nodes; every slice goes to all workers if not given.
         start: whether entering starts all nodes and waits until they are ready.
         deadlines: how long the API nodes wait.
+        now: the clock of all nodes.
         settings: further keys of the cluster file, with ``_`` for ``-``.
     """
 
@@ -109,12 +110,13 @@ class Nodes:
         routing: Mapping[int, Sequence[str]] | None = None,
         start: bool = True,
         deadlines: Deadlines = QUICK,
+        now: Clock | None = None,
         **settings: object,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.file = folder / "cluster.json"
-        self.now = Clock()
+        self.now = now or Clock()
         self.api = {str(n): Api(node=self._node("api", str(n))) for n in range(apis)}
         self.worker = {str(n): Running(node=self._node("worker", str(n))) for n in range(workers)}
         self.written = io.StringIO()
@@ -175,10 +177,12 @@ class Nodes:
         assert not named, f"user names in {named}"
 
     async def _leave(self) -> None:
-        nodes: list[Running] = [*self.api.values(), *self.worker.values()]
-        await asyncio.gather(*(node.stop() for node in nodes if node.life is not None))
-        for node in nodes:
-            PORTS.give_back(node.node.port)
+        # API nodes first: they still have something to say to their workers.
+        kinds: list[list[Running]] = [[*self.api.values()], [*self.worker.values()]]
+        for nodes in kinds:
+            await asyncio.gather(*(node.stop() for node in nodes if node.life is not None))
+            for node in nodes:
+                PORTS.give_back(node.node.port)
         await self.session.close()
 
     # The cluster file
@@ -284,8 +288,7 @@ class Nodes:
         async with self.session.request(
             method, URL(url, encoded=True), data=body, headers=headers, timeout=aiohttp.ClientTimeout(total=20)
         ) as response:
-            body = await response.read()
-            return Answer(status=response.status, body=body, headers=response.headers)
+            return Answer(status=response.status, body=await response.read(), headers=response.headers)
 
     async def post(self, query: str = "", *, api: str = "0", **ask: Any) -> Answer:
         """``POST /analytics?query``."""

@@ -11,7 +11,7 @@ from tests.support.events import CANARY
 
 def raised(error: BaseException) -> BaseException:
     try:
-        raise error
+        raise error  # noqa: TRY301 - here is the place
     except BaseException as caught:  # noqa: BLE001 - to give it a way that it came
         return caught
 
