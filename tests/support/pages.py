@@ -1,8 +1,8 @@
 """The documentation as data: pages, fenced blocks, the examples in them, and tables.
 
-A ``console`` block is an example that is run: a line that begins with ``$ `` is a command (a backslash at its end carries
-it on), what stands between it and the next command is all that it must print, and ``...`` stands for anything within a
-line or, alone, for any lines.
+A ``console`` block is an example that is run: a line that begins with ``$ `` is a command (a backslash at its end
+carries it on), what stands between it and the next command is all that it must print, and ``...`` stands for anything
+within a line or, alone, for any lines.
 """
 
 from __future__ import annotations
@@ -106,6 +106,7 @@ def names_under(head: str, page: Path) -> list[str]:
 
 def section(page: Path, heading: str) -> str:
     """What stands below a heading, up to the next one of any level."""
-    match = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)", page.read_text(encoding="utf-8"), re.M | re.S)
+    pattern = rf"^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)"
+    match = re.search(pattern, page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert match is not None, f"{page.name} has no section {heading}"
     return match[1]
