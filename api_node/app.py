@@ -30,7 +30,8 @@ from api_node.routes.analytics import EVENT_BYTES_MAX, AnalyticsRoutes
 from api_node.routes.cluster import ClusterRoutes
 from api_node.settled_routes import DEADLINE_SECONDS as ROUTE_DEADLINE_SECONDS
 from api_node.settled_routes import SettledRoutes
-from api_node.worker_client import WATCH_SECONDS, WorkerPool
+from api_node.spool_room import SpoolRoom
+from api_node.worker_client import AWAY_SECONDS, WATCH_SECONDS, WorkerPool
 from common.anonymise import Anonymiser
 from common.cluster_watch import ClusterWatch
 from common.config import ClusterConfig, load_config, load_secret, load_token
@@ -40,6 +41,7 @@ from common.logs import new_log
 from common.slices import Micros
 from common.tasks import Tasks
 from common.web import FINISH_SECONDS, Health, add_probes, edge_middleware, serve
+from common.wire import Batch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -47,8 +49,10 @@ if TYPE_CHECKING:
 
     from common.logs import Log
     from common.routing import WorkerId
+    from common.slices import SliceId
     from common.web import NodeArguments
 
+HURRY_SECONDS = 2.0  # while stopping: then what no worker has answered for goes to the spool
 GIVE_UP_SECONDS = FINISH_SECONDS - 1.0  # while stopping: leaves a second for the answers to get out
 
 
@@ -61,12 +65,14 @@ class Deadlines:
         question_seconds: for a worker's answer to a question.
         route_seconds: for the route of a slice.
         watch_seconds: between two looks at a worker that nobody asks anything.
+        away_seconds: for any answer of a worker; after that its events go to the spool.
     """
 
     delivery_seconds: float = DELIVERY_DEADLINE_SECONDS
     question_seconds: float = QUESTION_DEADLINE_SECONDS
     route_seconds: float = ROUTE_DEADLINE_SECONDS
     watch_seconds: float = WATCH_SECONDS
+    away_seconds: float = AWAY_SECONDS
 
 
 def system_now() -> Micros:
@@ -127,10 +133,29 @@ class ApiNode:
             log=log,
             deadline_seconds=deadlines.route_seconds,
         )
+        self._room = SpoolRoom(folder=data, config=self._running, now=now, log=log)
+        metrics.spool_events.set_function(lambda: self._room.events)
+        metrics.spool_bytes.set_function(lambda: self._room.size_bytes)
+        metrics.spool_age_seconds.set_function(lambda: self._room.age_seconds)
+
+        async def empty_batch(slice_id: SliceId, seq: int) -> Batch:
+            return Batch(
+                slice=slice_id,
+                seq=seq,
+                route=await self._routes.find(slice_id) or (),
+                key_id=anonymiser.slice_keys(slice_id).key_id,
+                names=(),
+                kinds=b"",
+                users=b"",
+            )
+
         self._workers = WorkerPool(
             session=self._session,
             membership=self._membership,
             learn_route=self._routes.learn,
+            room=self._room,
+            empty_batch=empty_batch,
+            away_seconds=deadlines.away_seconds,
             token=lambda: self._token,
             metrics=metrics,
             log=log,
@@ -166,7 +191,12 @@ class ApiNode:
             middlewares=[edge_middleware(metrics=metrics, log=log)], client_max_size=EVENT_BYTES_MAX + 1
         )
         AnalyticsRoutes(
-            config=self._running, membership=self._membership, intake=self._intake, queries=queries, now=now
+            config=self._running,
+            membership=self._membership,
+            intake=self._intake,
+            queries=queries,
+            spooled=self._room.events_of,
+            now=now,
         ).add_to(self.app)
         ClusterRoutes(
             config=self._running,
@@ -174,6 +204,7 @@ class ApiNode:
             membership=self._membership,
             registry=self._registry,
             workers=self._workers,
+            room=self._room,
             problems=self._problems,
         ).add_to(self.app)
         add_probes(self.app, health=self.health, metrics=metrics)
@@ -189,6 +220,7 @@ class ApiNode:
             except OSError as error:
                 message = f"{self._data} cannot be made (errno {error.errno})"
                 raise InputOutputFailed(message) from error
+            await parts.enter_async_context(self._room)
             await parts.enter_async_context(self._workers)
             await parts.enter_async_context(self._tasks)
             await self._workers.follow(self._config, lambda: None)
@@ -197,6 +229,7 @@ class ApiNode:
             except (PeerError, WireError):
                 # Not an end: a node may start before its workers. It is not ready until it has joined.
                 self._tasks.start("join", self._membership.keep_joining(self._fail))
+            self._tasks.start("adopt-spools", self._adopt_spools())
             self._tasks.start("keep-claims", self._membership.keep_claims())
             self._tasks.start("claim-ahead", self._routes.claim_ahead(self._now))
             await parts.enter_async_context(self._watch)
@@ -205,7 +238,18 @@ class ApiNode:
     async def _finish(self, _: web.Application) -> None:
         """Nobody listens any more: take no new events, and do not wait for a worker that is away beyond our own end."""
         self._intake.draining = True
+        asyncio.get_running_loop().call_later(HURRY_SECONDS, self._workers.hurry)
         asyncio.get_running_loop().call_later(GIVE_UP_SECONDS, self._workers.give_up)
+
+    async def _adopt_spools(self) -> None:
+        """Once it is known which cluster this is, drain what earlier processes of this node left."""
+        await self._membership.joined.wait()
+        try:
+            await self._room.adopt(self._membership.cluster)
+        except ExitError as error:
+            self._fail(error)
+        else:
+            self._workers.drain_spools()
 
     def _running(self) -> ClusterConfig:
         return self._config

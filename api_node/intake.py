@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cachetools import LRUCache
 
-from api_node.sender import Closed, Done
+from api_node.sender import Closed, Done, Spooled
 from common.errors import Malformed, NoAnswer, NotTaken, OutcomeUnknown, OutsideWindow, RequestError, SliceClosed
 from common.events import TIMESTAMP, Event, EventTypes, parse_event
 from common.routing import owner_position
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 # For a receipt: longer than a worker's restart, shorter than the time-outs of common proxies.
 DELIVERY_DEADLINE_SECONDS = 10.0
 TYPED_SLICES_MAX = 1_000
+
+WORKER, SPOOL = "worker", "spool"
+"""Whose disk an event is on when it is answered with success."""
 
 
 class Intake:
@@ -59,8 +62,11 @@ class Intake:
         # Which types a slice has, where a client may invent them.
         self._types_seen: LRUCache[SliceId, set[str]] = LRUCache(maxsize=TYPED_SLICES_MAX)
 
-    async def accept(self, fields: Iterable[Field]) -> None:
-        """Count the event that the fields describe; return once it is on its worker's disk.
+    async def accept(self, fields: Iterable[Field]) -> str:
+        """Count the event that the fields describe; return once it is on disk.
+
+        Returns:
+            Whose disk: ``worker``, or ``spool`` (this node's own, while the worker is away).
 
         Raises:
             Malformed, OutsideWindow, SliceClosed, TooManySlices: the event cannot be taken.
@@ -72,12 +78,13 @@ class Intake:
             config = self._config()
             event = parse_event(fields, config.event_types)
             waiter = await self._place(event, config)
-            await self._receipt(waiter)
+            durability = await self._receipt(waiter)
         except RequestError as error:
             self._metrics.events.labels(error.slug).inc()
             raise
-        self._metrics.events.labels("counted").inc()
+        self._metrics.events.labels("counted" if durability == WORKER else "spooled").inc()
         self._metrics.event_seconds.observe(time.perf_counter() - started)
+        return durability
 
     async def _place(self, event: Event, config: ClusterConfig) -> Waiter:
         if self.draining:
@@ -126,7 +133,7 @@ class Intake:
                 raise Malformed(message, field="event")
             seen.add(event_type)
 
-    async def _receipt(self, waiter: Waiter) -> None:
+    async def _receipt(self, waiter: Waiter) -> str:
         try:
             async with asyncio.timeout(self._deadline_seconds):
                 # Shielded: all events of the batch wait for the one future.
@@ -134,7 +141,9 @@ class Intake:
         except TimeoutError:
             verdict = None
         if isinstance(verdict, Done):
-            return
+            return WORKER
+        if isinstance(verdict, Spooled):
+            return SPOOL
         if verdict is None:
             message = "the worker has not answered yet; retry with an id, so that it is counted once"
             raise OutcomeUnknown(message)

@@ -14,7 +14,7 @@ class ApiMetrics(Metrics):
         super().__init__()
         self.events = Counter(
             "tallyslice_events",
-            "Events by what became of them: counted, or the type of the problem that was answered.",
+            "Events by what became of them: counted, spooled, or the type of the problem that was answered.",
             ("outcome",),
             registry=self.registry,
         )
@@ -38,6 +38,13 @@ class ApiMetrics(Metrics):
             "tallyslice_summaries",
             "Summaries that questions needed: from the cache, shared with a question under way, or asked for.",
             ("source",),
+            registry=self.registry,
+        )
+        self.spool_events = Gauge("tallyslice_spool_events", "Events in the spool.", registry=self.registry)
+        self.spool_bytes = Gauge("tallyslice_spool_bytes", "Bytes of batches in the spool.", registry=self.registry)
+        self.spool_age_seconds = Gauge(
+            "tallyslice_spool_age_seconds",
+            "How long the oldest stream in the spool waits.",
             registry=self.registry,
         )
         self.queue_events = Gauge(

@@ -399,6 +399,16 @@ class Sender(Generic[W]):
         return {at: queue.parked for at, queue in self._queues.items() if queue.parked is not None}
 
     @property
+    def has_spooled(self) -> bool:
+        """Whether batches of this stream have left for the spool."""
+        return bool(self._spooled)
+
+    @property
+    def must_spill(self) -> bool:
+        """Whether there are batches that may not be sent from here, since lower numbers are in the spool."""
+        return any(slice_id in self._queues for slice_id in self._spooled)
+
+    @property
     def is_empty(self) -> bool:
         """Whether every batch is answered for."""
         return not self._queues

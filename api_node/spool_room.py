@@ -15,6 +15,7 @@ import asyncio
 import fcntl
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from api_node.spool import FILE_NAME, Spool, SpooledBatch, SpoolKey
 from common.errors import ConfigRefused, InputOutputFailed, NotTaken
-from common.lmdb_file import sync_folder, unlink
+from common.lmdb_file import STORE_ERRORS, sync_folder, unlink
 from common.slices import SECOND, Micros
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SPOOLS_FOLDER = "spools"
+TROUBLE_SECONDS = 1.0  # after the disk refused, until somebody may try again
 
 
 @dataclass(slots=True, eq=False)
@@ -63,7 +65,8 @@ class SpoolRoom:
     def __init__(
         self, *, folder: Path, config: Callable[[], ClusterConfig], now: Callable[[], Micros], log: Log
     ) -> None:
-        self.trouble: str | None = None
+        self._trouble: str | None = None
+        self._trouble_until = 0.0
         self._folder = folder / SPOOLS_FOLDER
         self._config = config
         self._now = now
@@ -104,15 +107,15 @@ class SpoolRoom:
         """
         try:
             await self._run(self._keep, cluster, worker, batches)
-        except (OSError, InputOutputFailed) as error:
-            text = f"the spool cannot be written: {error}"
-            if self.trouble is None:
+        except (InputOutputFailed, *STORE_ERRORS) as error:
+            text = f"the spool cannot be written ({type(error).__name__})"
+            if self._trouble is None:
                 self._log.error("spool_failed", error=error)
-            self.trouble = text
+            self._trouble, self._trouble_until = text, time.monotonic() + TROUBLE_SECONDS
             raise NotTaken(text) from error
-        if self.trouble is not None:
+        if self._trouble is not None:
             self._log.info("spool_works_again")
-        self.trouble = None
+        self._trouble = None
 
     async def batches(self, source: SpooledStream, *, after: SpoolKey | None, bytes_max: int) -> list[SpooledBatch]:
         """The next batches of a stream, by slice and number; see Spool.batches."""
@@ -143,8 +146,8 @@ class SpoolRoom:
 
     def refusal(self) -> str | None:
         """Why nothing more is taken in; None if it is. What is there is delivered all the same."""
-        if self.trouble is not None:
-            return self.trouble
+        if self._trouble is not None and time.monotonic() < self._trouble_until:
+            return self._trouble
         config = self._config()
         if self.size_bytes >= config.spool_max_bytes:
             return f"the spool holds {self.size_bytes} bytes, spool-max-bytes is {config.spool_max_bytes}"

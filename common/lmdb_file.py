@@ -42,6 +42,10 @@ class Damaged(TallysliceError):
     """A file is not what was written: it cannot be read, or does not belong here."""
 
 
+# What a call on a file may raise when the disk, or the system, refuses.
+STORE_ERRORS = (lmdb.Error, OSError)
+
+
 class Kind(Enum):
     """What a named database holds."""
 

@@ -49,12 +49,14 @@ class AnalyticsRoutes:
         membership: Membership,
         intake: Intake,
         queries: Queries,
+        spooled: Callable[[SliceId], int],
         now: Callable[[], Micros],
     ) -> None:
         self._config = config
         self._membership = membership
         self._intake = intake
         self._queries = queries
+        self._spooled = spooled
         self._now = now
 
     def add_to(self, app: web.Application) -> None:
@@ -78,16 +80,16 @@ class AnalyticsRoutes:
             if body is not None:
                 fields += body
                 status = HTTPStatus.ACCEPTED
-        await self._intake.accept(fields)
-        return web.Response(status=status, headers={"X-Durability": "worker"})
+        durability = await self._intake.accept(fields)
+        return web.Response(status=status, headers={"X-Durability": durability})
 
     async def summary(self, request: web.Request) -> web.Response:
         """The summary of the slice of a time."""
         wish = self._wish(request)
         summary = await self._queries.summary(wish.slice, partial=wish.partial)
         if wish.as_json:
-            return _json(to_json(summary, self._membership.clock), complete=summary.complete)
-        return _text(self._lines(summary), complete=summary.complete)
+            return _json(self._object(summary), complete=summary.complete)
+        return _text(self._slice_lines(summary), complete=summary.complete)
 
     async def per_worker(self, request: web.Request) -> web.Response:
         """The same for each worker of its route, in route order."""
@@ -105,9 +107,8 @@ class AnalyticsRoutes:
         found, all_answered = await self._queries.all_slices(wish.slice, partial=wish.partial)
         complete = all_answered and all(summary.complete for summary in found)
         if wish.as_json:
-            clock = self._membership.clock
-            return _json({"slices": [to_json(summary, clock) for summary in found]}, complete=complete)
-        lines = (f"slice,{summary.slice}\n{self._lines(summary)}" for summary in found)
+            return _json({"slices": [self._object(summary) for summary in found]}, complete=complete)
+        lines = (f"slice,{summary.slice}\n{self._slice_lines(summary)}" for summary in found)
         return _text("".join(lines), complete=complete)
 
     def _wish(self, request: web.Request) -> _Wish:
@@ -126,6 +127,18 @@ class AnalyticsRoutes:
             as_json=_wants_json(asked.get("format"), request),
             partial=_one_of("partial", asked.get("partial", "false"), {"true": True, "false": False}),
         )
+
+    def _object(self, summary: Summary) -> dict[str, Any]:
+        """A slice as the cluster knows it, and what this node has yet to deliver."""
+        shown = to_json(summary, self._membership.clock)
+        if spooled := self._spooled(summary.slice):
+            shown["spooled"] = spooled
+        return shown
+
+    def _slice_lines(self, summary: Summary) -> str:
+        """The same as text."""
+        spooled = self._spooled(summary.slice)
+        return self._lines(summary) + (f"spooled,{spooled}\n" if spooled else "")
 
     def _lines(self, summary: Summary) -> str:
         # An older system's misspelling, which its clients look for.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from api_node.membership import Membership
     from api_node.registry import Registry
+    from api_node.spool_room import SpoolRoom
     from api_node.worker_client import WorkerLink, WorkerPool
     from common.cluster_watch import ClusterWatch
     from common.config import ClusterConfig
@@ -35,6 +36,7 @@ class ClusterRoutes:
         membership: Membership,
         registry: Registry,
         workers: WorkerPool,
+        room: SpoolRoom,
         problems: Callable[[], list[str]],
     ) -> None:
         self._config = config
@@ -42,6 +44,7 @@ class ClusterRoutes:
         self._membership = membership
         self._registry = registry
         self._workers = workers
+        self._room = room
         self._problems = problems
 
     def add_to(self, app: web.Application) -> None:
@@ -68,6 +71,12 @@ class ClusterRoutes:
                 "differing": differing(config, settled),
                 "named": sorted(self._membership.named),
                 "workers": [self._worker(link) for link in self._workers.links.values()],
+                "spool": {
+                    "events": self._room.events,
+                    "bytes": self._room.size_bytes,
+                    "age_seconds": self._room.age_seconds,
+                    "refusal": self._room.refusal(),
+                },
                 "refusal": None if refusal is None else {"reasons": refusal.reasons, "at": format_instant(refusal.at)},
                 "problems": self._problems(),
             }
