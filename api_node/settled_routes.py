@@ -181,9 +181,14 @@ class SettledRoutes:
                 batch = {at: self._wanted.pop(at) for at in list(self._wanted)[:CALL_SLICES_MAX]}
                 try:
                     found = await self._round(batch)
-                except BaseException:
+                except BaseException as error:
                     for wanted in batch.values():
-                        wanted.result.cancel()
+                        if isinstance(error, Exception):
+                            # A defect of ours: those who wait get it too, instead of being cancelled without a word.
+                            wanted.result.set_exception(error)
+                            wanted.result.exception()
+                        else:
+                            wanted.result.cancel()
                     raise
                 for slice_id, wanted in batch.items():
                     wanted.result.set_result(found[slice_id])

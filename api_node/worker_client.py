@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
 AWAY_SECONDS = 3.0  # without an answer: far beyond a slow commit, and a restart goes unnoticed
 BACKOFF_FIRST_SECONDS, BACKOFF_MOST_SECONDS = 0.02, 0.5
+PATIENCE_LEAST_SECONDS = 0.1  # of a delivery: less would not even reach a healthy worker
 SPILL_PAUSE_SECONDS = 0.05  # while a worker is away: fewer, larger records, and nobody waits long
 QUESTION_SECONDS = 3.0
 IDENTITY_SECONDS = 1.0
@@ -265,13 +266,13 @@ class WorkerLink:
                 continue
             started = loop.time()
             try:
-                reply = await self._send(sender.stream, flight, spooled=False)
+                reply = await self._send(sender.stream, flight, spooled=False, seconds=self._patience(started))
                 verdicts = sender.answered(flight, reply.receipts, loop.time())
             except (PeerError, WireError) as error:
                 sender.failed(flight)
                 self._failed(error)
                 self._was_silent("delivery", started, error)
-                backoff = await _back_off(backoff)
+                backoff = await self._back_off(sender, backoff)
                 continue
             backoff = BACKOFF_FIRST_SECONDS
             self._silent.pop("delivery", None)
@@ -282,7 +283,7 @@ class WorkerLink:
         del self._wakes[sender.stream]
         self.drain_spools()
 
-    async def _send(self, stream: bytes, flight: Flight[Any], *, spooled: bool) -> Reply:
+    async def _send(self, stream: bytes, flight: Flight[Any], *, spooled: bool, seconds: float) -> Reply:
         """Send an envelope; what its receipts tell of slices is noted.
 
         Raises:
@@ -298,7 +299,7 @@ class WorkerLink:
             batches=tuple(batch.raw for batch in flight.batches),
             spooled=spooled,
         )
-        reply = await self.peer.post_packed("/batches", envelope, Reply, seconds=self._away_seconds)
+        reply = await self.peer.post_packed("/batches", envelope, Reply, seconds=seconds)
         if reply.worker == uuid:  # another cluster counts its own claims
             self._membership.saw_claims(reply.claims)
         for receipt in reply.receipts:
@@ -350,12 +351,13 @@ class WorkerLink:
                     continue
                 sender, flight = taken
                 try:
-                    reply = await self._send(sender.stream, flight, spooled=True)
+                    reply = await self._send(sender.stream, flight, spooled=True, seconds=self._away_seconds)
                     await drain.answered(sender, flight, reply.receipts, loop.time())
                 except (PeerError, WireError) as error:
                     sender.failed(flight)
                     self._failed(error)
-                    backoff = await _back_off(backoff)
+                    await asyncio.sleep(_jittered(backoff))
+                    backoff = min(backoff * 2, BACKOFF_MOST_SECONDS)
                     continue
                 backoff = BACKOFF_FIRST_SECONDS
                 self._draining |= drain.streams
@@ -373,20 +375,44 @@ class WorkerLink:
         if not isinstance(error, PeerAway):
             self._silent.pop(what, None)
             return
-        since = self._silent.setdefault(what, started)
-        if not self._away and asyncio.get_running_loop().time() - since >= self._away_seconds:
+        if what not in self._silent:
+            self._silent[what] = started
+            asyncio.get_running_loop().call_at(started + self._away_seconds, self._still_silent, what, started)
+
+    def _still_silent(self, what: str, since: float) -> None:
+        if self._silent.get(what) == since:
             self.go_away()
+
+    def _patience(self, started: float) -> float:
+        """How long a delivery may take: until the worker would be away by it, and a moment in any case."""
+        since = self._silent.get("delivery", started)
+        return max(PATIENCE_LEAST_SECONDS, since + self._away_seconds - started)
+
+    async def _back_off(self, sender: Sender[Waiter], seconds: float) -> float:
+        """Wait, but not when the worker is away by now; tell how long to wait the next time."""
+        wake = self._wakes[sender.stream]
+        wake.clear()
+        deadline = asyncio.get_running_loop().time() + _jittered(seconds)
+        while not self._away and asyncio.get_running_loop().time() < deadline:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await wake.wait()  # also set by every new event
+            except TimeoutError:
+                break
+            wake.clear()
+        wake.set()
+        return min(seconds * 2, BACKOFF_MOST_SECONDS)
 
     def go_away(self) -> None:
         """From now on, until the worker answers, its events go to the spool."""
         if not self._away:
-            self._log.warning("worker_is_away")
+            self._log.warning("spooling_begins")
         self._away = True
         self._wake_all()
 
     def _came_back(self) -> None:
         if self._away:
-            self._log.info("worker_is_back")
+            self._log.info("spooling_ends")
         self._away = False
         self._silent.clear()
         self._wake_all()
@@ -417,7 +443,7 @@ class WorkerLink:
                 self._was_silent("watch", started, error)
             well = self.trouble is None and self._joined_as is not None
             pause = self._watch_seconds if well else min(self._watch_seconds, WATCH_TROUBLE_SECONDS)
-            await asyncio.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311 - jitter
+            await asyncio.sleep(_jittered(pause))
 
     async def _wait(self, sender: Sender[Waiter]) -> None:
         """Until there is something new to send, or a parked slice is due."""
@@ -556,11 +582,9 @@ class WorkerLink:
         self.trouble = None
 
 
-async def _back_off(seconds: float) -> float:
-    """Wait, and tell how long to wait the next time."""
+def _jittered(seconds: float) -> float:
     # Half to full: many nodes must not come back in step when a worker does.
-    await asyncio.sleep(seconds * (0.5 + random.random() / 2))  # noqa: S311 - jitter
-    return min(seconds * 2, BACKOFF_MOST_SECONDS)
+    return seconds * (0.5 + random.random() / 2)  # noqa: S311 - jitter
 
 
 def _another(text: str) -> PeerRefuses:
