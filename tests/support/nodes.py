@@ -35,6 +35,7 @@ from tests.support.events import CANARY
 from tests.support.patience import eventually
 from tests.support.ports import PORTS
 from worker_node.app import Place, open_worker
+from worker_node.closing import Closing
 
 QUICK = Deadlines(delivery_seconds=0.6, question_seconds=0.4, route_seconds=0.4, watch_seconds=0.1)
 """Long enough for a busy machine to answer, short enough to wait for in a test."""
@@ -56,6 +57,7 @@ class Running:
 
     node: cluster.Node
     life: AsyncExitStack | None = None
+    closing: Closing | None = None  # of a worker
 
     @property
     def id(self) -> str:
@@ -221,6 +223,7 @@ class Nodes:
                 open_worker(place, log=self.log(f"worker-{name}"), fail=fail, now=self.now)
             )
             await _listen(life, opened.app, worker.node.port)
+            worker.closing = opened.closing
             worker.life = life.pop_all()
 
     async def start_api(self, name: str, *, file: Path | None = None, ready: bool = True) -> None:
