@@ -1,0 +1,143 @@
+"""Moments at which a node kills itself: stores that spring a trap, to be swapped in where a node is built.
+
+::
+
+    worker, for a batch:   before-transaction
+                           file-made            the slice's file is there, and empty
+                           in-transaction       all its events are put, its counters are not
+                           in-commit            at some moment while LMDB writes
+                           after-commit         before the receipt leaves
+    worker, for a route:   before-claim, after-claim
+
+The product has no flag for any of this.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
+from typing import overload
+
+from common.routing import Route
+from common.slices import SliceId
+from common.wire import Claim, Settled
+from worker_node.app import Parts
+from worker_node.receiver import Decision, NumberedBatch
+from worker_node.registry import Door, Registry
+from worker_node.shelf import Shelf
+from worker_node.slice_store import SliceStore
+
+COMMIT_SECONDS = 0.004  # about as long as a commit takes
+
+
+class Point(StrEnum):
+    """See the top of the module."""
+
+    BEFORE_TRANSACTION = "before-transaction"
+    FILE_MADE = "file-made"
+    IN_TRANSACTION = "in-transaction"
+    IN_COMMIT = "in-commit"
+    AFTER_COMMIT = "after-commit"
+    BEFORE_CLAIM = "before-claim"
+    AFTER_CLAIM = "after-claim"
+
+
+OF_WORKERS = tuple(Point)[:5]
+OF_THE_REGISTRY = tuple(Point)[5:]
+
+
+def die() -> None:
+    """SIGKILL, from within."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Trap:
+    """Springs when its point is passed for the ``nth`` time. Used by one thread."""
+
+    def __init__(self, point: Point, nth: int) -> None:
+        self._point = point
+        self._left = nth
+
+    def passes(self, point: Point) -> None:
+        """Passing a point; may not return."""
+        if point is not self._point:
+            return
+        self._left -= 1
+        if self._left:
+            return
+        if point is Point.IN_COMMIT:
+            threading.Thread(target=_die_soon, daemon=True).start()
+        else:
+            die()
+
+
+def _die_soon() -> None:
+    time.sleep(random.random() * COMMIT_SECONDS)
+    die()
+
+
+class _Passing(Sequence[NumberedBatch]):
+    """The batches of a transaction; whoever has seen the last one is inside it."""
+
+    def __init__(self, items: Sequence[NumberedBatch], trap: Trap) -> None:
+        self._items = items
+        self._trap = trap
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, at: int) -> NumberedBatch: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[NumberedBatch]: ...
+    def __getitem__(self, at: int | slice) -> NumberedBatch | Sequence[NumberedBatch]:
+        return self._items[at]
+
+    def __iter__(self) -> Iterator[NumberedBatch]:
+        yield from self._items
+        self._trap.passes(Point.IN_TRANSACTION)
+        self._trap.passes(Point.IN_COMMIT)
+
+
+def shelf_of(store_class: type[SliceStore], *, made: Callable[[], None] = lambda: None) -> type[Shelf]:
+    """A shelf whose stores are of another class; ``made`` is called when a file was made, before it is used."""
+
+    class OtherShelf(Shelf):
+        def get(self, slice_id: SliceId) -> SliceStore | None:
+            store = super().get(slice_id)
+            if store is not None:
+                store.__class__ = store_class
+            return store
+
+        def create(self, slice_id: SliceId, *, route: Route, position: int, key_id: bytes) -> SliceStore:
+            store = super().create(slice_id, route=route, position=position, key_id=key_id)
+            store.__class__ = store_class
+            made()
+            return store
+
+    return OtherShelf
+
+
+def trapped(trap: Trap) -> Parts:
+    """A worker's stores with a trap in them."""
+
+    class Store(SliceStore):
+        def apply(self, items: Sequence[NumberedBatch]) -> list[Decision]:
+            trap.passes(Point.BEFORE_TRANSACTION)
+            decisions = super().apply(_Passing(items, trap))
+            trap.passes(Point.AFTER_COMMIT)
+            return decisions
+
+    class TrappedRegistry(Registry):
+        def claim(self, claim: Claim, *, known: int, door: Door) -> Settled:
+            trap.passes(Point.BEFORE_CLAIM)
+            settled = super().claim(claim, known=known, door=door)
+            trap.passes(Point.AFTER_CLAIM)
+            return settled
+
+    return Parts(shelf=shelf_of(Store, made=lambda: trap.passes(Point.FILE_MADE)), registry=TrappedRegistry)
