@@ -252,14 +252,14 @@ class WorkerLink:
         loop = asyncio.get_running_loop()
         backoff = BACKOFF_FIRST_SECONDS
         while not (sender.retired and sender.is_empty):
+            if sender.has_spooled and not self._away:
+                # The worker is back: live events go on in a new stream at once, beside this one, which only drains.
+                sender.retired = True
             if self._away or sender.must_spill:
                 await self._spill(sender)
                 continue
-            if sender.has_spooled and not sender.retired:
-                # The worker is back: live events go on in a new stream, beside this one, which only drains.
-                sender.retired = True
+            if sender.has_spooled:
                 self.drain_spools()
-                continue
             flight = sender.take(loop.time())
             if flight is None:
                 await self._wait(sender)
