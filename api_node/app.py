@@ -37,10 +37,11 @@ from common.cluster_watch import ClusterWatch
 from common.config import ClusterConfig, load_config, load_secret, load_token
 from common.errors import ConfigRefused, ExitError, InputOutputFailed, PeerError, WireError
 from common.judge import Verdict, judge
+from common.listener import FINISH_SECONDS
 from common.logs import new_log
 from common.slices import Micros
 from common.tasks import Tasks
-from common.web import FINISH_SECONDS, Health, add_probes, edge_middleware, serve
+from common.web import Health, add_probes, edge_middleware, serve
 from common.wire import Batch
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class ApiNode:
         log: Log,
         now: Callable[[], Micros] = system_now,
         deadlines: Deadlines = Deadlines(),
+        make_room: Callable[..., SpoolRoom] = SpoolRoom,
     ) -> None:
         self.health = Health()
         self._config = config
@@ -133,7 +135,7 @@ class ApiNode:
             log=log,
             deadline_seconds=deadlines.route_seconds,
         )
-        self._room = SpoolRoom(folder=data, config=self._running, now=now, log=log)
+        self._room = make_room(folder=data, config=self._running, now=now, log=log)
         metrics.spool_events.set_function(lambda: self._room.events)
         metrics.spool_bytes.set_function(lambda: self._room.size_bytes)
         metrics.spool_age_seconds.set_function(lambda: self._room.age_seconds)
@@ -298,8 +300,15 @@ class ApiNode:
         return [text for text in dict.fromkeys(found) if text]
 
 
-async def run_node(arguments: NodeArguments, stop: asyncio.Event) -> None:
+async def run_node(
+    arguments: NodeArguments, stop: asyncio.Event, *, make_room: Callable[..., SpoolRoom] = SpoolRoom
+) -> None:
     """Run an API node until ``stop`` is set.
+
+    Args:
+        arguments: which node, and where.
+        stop: ends it.
+        make_room: how the spools are made: the seam at which tests swap in one that dies at a chosen moment.
 
     Raises:
         ExitError: it cannot start, or not go on.
@@ -315,7 +324,14 @@ async def run_node(arguments: NodeArguments, stop: asyncio.Event) -> None:
         failures.append(error)
         stop.set()
 
-    node = ApiNode(config=config, cluster_file=arguments.cluster_file, data=arguments.data, fail=fail, log=log)
+    node = ApiNode(
+        config=config,
+        cluster_file=arguments.cluster_file,
+        data=arguments.data,
+        fail=fail,
+        log=log,
+        make_room=make_room,
+    )
     await serve(node.app, url=config.api_nodes[arguments.node], health=node.health, log=log, stop=stop)
     if failures:
         raise failures[0]
