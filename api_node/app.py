@@ -37,11 +37,10 @@ from common.cluster_watch import ClusterWatch
 from common.config import ClusterConfig, load_config, load_secret, load_token
 from common.errors import ConfigRefused, ExitError, InputOutputFailed, PeerError, WireError
 from common.judge import Verdict, judge
-from common.listener import FINISH_SECONDS
 from common.logs import new_log
 from common.slices import Micros
 from common.tasks import Tasks
-from common.web import Health, add_probes, edge_middleware, serve
+from common.web import FINISH_SECONDS, Health, add_probes, edge_middleware, serve
 from common.wire import Batch
 
 if TYPE_CHECKING:
