@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import aiohttp
 import msgspec
 import pytest
@@ -138,6 +140,31 @@ async def test_what_was_acknowledged_survives_a_kill(cluster):
         assert answer.text == "unique_users,10\nclicks,10\nimpressions,0\n"
     identity = await cluster.ask("GET", f"{zero.url}/identity")
     assert (identity.json["uuid"], identity.json["cluster"], identity.json["claims"]) == (uuid, "c", 10)
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux changes the limits of another process")
+async def test_a_disk_that_refuses_ends_the_process_with_70_and_without_a_receipt(cluster):
+    """As on a full disk, the commit fails half-way; what was acknowledged before is there at the next start."""
+    zero = cluster.worker["0"]
+    await cluster.start(zero)
+    uuid = await joined(cluster, zero)
+
+    def envelope(seq, users):
+        batch = a_batch(*((f"user-{user}", "click") for user in range(users)), seq=seq)
+        return Envelope(cluster="c", worker=uuid, stream=STREAM, claims=0, batches=(encode(batch),))
+
+    await post(zero, "/batches", envelope(1, 10), media_type=MEDIA_TYPE)
+    resource.prlimit(zero.process.pid, resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+
+    with pytest.raises(aiohttp.ClientError):
+        await post(zero, "/batches", envelope(2, 16_384), media_type=MEDIA_TYPE)
+    assert await zero.exited() == 70
+    await cluster.start(zero)
+    await post(zero, "/batches", envelope(2, 20), media_type=MEDIA_TYPE)
+
+    answer = await cluster.ask("GET", f"{zero.url}?slice=0")
+    assert answer.text == "unique_users,20\nclicks,30\nimpressions,0\n"
+    assert "event=data_directory_failed" in zero.log_text()
 
 
 async def test_a_worker_moves_to_another_port_with_its_data(cluster):

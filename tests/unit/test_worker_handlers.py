@@ -118,14 +118,16 @@ class Client:
 
 
 @asynccontextmanager
-async def running(folder, *, now=None, worker="0", data="data", **settings):
+async def running(folder, *, now=None, worker="0", data="data", stream=None, **settings):
     """A worker that serves; its cluster file is made unless it is there."""
     file = folder / "cluster.json"
     if settings or not file.exists():
         file.write_text(json.dumps(cluster_fields(**settings)))
     place = Place(worker=WorkerId(worker), cluster_file=file, folder=folder / data)
     async with (
-        open_worker(place, log=new_log("worker", stream=io.StringIO()), fail=no_failure, now=now or Clock()) as node,
+        open_worker(
+            place, log=new_log("worker", stream=stream or io.StringIO()), fail=no_failure, now=now or Clock()
+        ) as node,
         TestServer(node.app) as server,
         aiohttp.ClientSession() as session,
     ):
@@ -568,6 +570,30 @@ async def test_the_worker_follows_its_file(tmp_path):
         (tmp_path / "cluster.json").write_text(json.dumps(cluster_fields(compat="rt")))
 
         await eventually(label)
+
+
+@pytest.mark.parametrize(
+    ("workers", "reason"),
+    [
+        ({"0": "http://localhost:7777/worker", "1": "http://localhost:9001/worker"}, "cannot follow"),
+        ({"1": "http://localhost:9001/worker"}, "cannot be removed"),
+    ],
+)
+async def test_a_worker_that_runs_can_neither_move_nor_go(tmp_path, workers, reason):
+    """The change is refused, the log says why, and the worker goes on."""
+    stream = io.StringIO()
+    async with running(tmp_path, stream=stream, reload_seconds=0.1, routing=[{"slice": 0, "nodes": ["1"]}]) as client:
+        await client.joined()
+        await client.batches(a_batch(("u", "click")))
+
+        async def refused():
+            assert reason in stream.getvalue()
+
+        changed = cluster_fields(worker_nodes=workers, registry="0" if "0" in workers else None)
+        (tmp_path / "cluster.json").write_text(json.dumps({**changed, "routing": [{"slice": 0, "nodes": ["1"]}]}))
+
+        await eventually(refused)
+        assert (await client.get("/readyz"))[0] == 200
 
 
 async def test_a_file_that_contradicts_the_pins_is_refused_at_start(tmp_path):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import lmdb
 import pytest
 
 from common.errors import Contradicts, Malformed, RegistryBehind, WrongCluster, WrongWorker
 from common.routing import WorkerId
 from common.slices import SliceId
 from common.wire import Claim, Pins, PinWorker, SettledRoute
-from worker_node.registry import RECENT_MAX, Door, Registry
+from tests.support.worker_parts import no_failure
+from worker_node.registry import RECENT_MAX, Door, Registry, RegistryThread
 
 PINS = Pins(
     cluster="c", first=5, length_seconds=60, secret_id="s", registry=WorkerId("0"), workers={WorkerId("0"): "u"}
@@ -146,3 +148,23 @@ def test_slices_that_are_closed_by_their_time_leave_room(pinned):
 
     assert [one.slice for one in settled.routes] == [9]
     assert settled.over == (7,)
+
+
+async def test_after_a_failed_commit_the_process_is_told_to_end(tmp_path):
+    class Failing(Registry):
+        def pin(self, pins):
+            raise lmdb.DiskError("mdb_txn_commit")
+
+    failures: list[BaseException] = []
+    async with RegistryThread(registry=Failing(folder=tmp_path), fail=failures.append) as thread:
+        with pytest.raises(lmdb.DiskError):
+            await thread.ask(lambda registry: registry.pin(PINS))
+
+    assert [type(failure) for failure in failures] == [lmdb.DiskError]
+
+
+async def test_a_registry_that_is_never_asked_makes_no_file(tmp_path):
+    async with RegistryThread(registry=Registry(folder=tmp_path), fail=no_failure):
+        pass
+
+    assert list(tmp_path.iterdir()) == []

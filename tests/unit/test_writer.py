@@ -369,6 +369,27 @@ async def test_a_file_that_is_no_totals_ends_the_start(tmp_path):
             pass
 
 
+async def test_a_folder_that_cannot_be_made_ends_the_start(tmp_path):
+    (tmp_path / "slices").write_bytes(b"a file")
+
+    with pytest.raises(InputOutputFailed):
+        async with writing(tmp_path):
+            pass
+
+
+async def test_a_group_is_bounded(tmp_path):
+    """Questions wait for a group that is being committed, so a long queue is more than one."""
+    users = [(f"user-{number}", "click") for number in range(16_000)]
+    async with writing(tmp_path) as parts:
+        held = await hold(parts.writer)
+        tasks = await queued(*(receive(parts, item(*users, stream=bytes([n]) * 16)) for n in range(20)))
+        await held.release()
+        await asyncio.gather(*tasks)
+
+        assert parts.writer.groups == 2
+        assert summary_of(parts, 0).counts == {"click": 320_000}
+
+
 async def test_pins_are_kept(tmp_path):
     async with writing(tmp_path) as parts:
         await parts.writer.set_pins(PINS)
