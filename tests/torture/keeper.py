@@ -16,7 +16,7 @@ from typing import Self
 
 from tests.support.cluster import Cluster, Node
 from tests.support.patience import POLL_SECONDS
-from tests.torture.points import OF_THE_REGISTRY, OF_WORKERS, Point
+from tests.torture.points import OF_API_NODES, OF_THE_REGISTRY, OF_WORKERS, Point
 
 KILLED = -9
 READY_SECONDS = 30.0
@@ -25,6 +25,7 @@ STARTING = "while starting"
 DOWN_LONG_SECONDS = (3.2, 4.5)  # beyond the three seconds after which a worker is away
 NTH_MAX = 40  # groups: within a second or two under load
 NTH_CLAIM_MAX = 3
+NTH_SPOOL_MAX = 4
 
 _ROOT = Path(__file__).parents[2]  # where ``tests`` can be imported from
 
@@ -34,7 +35,7 @@ _LEASH = [found, "--pdeathsig", "KILL"] if (found := shutil.which("setpriv")) el
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """At which point a worker is to kill itself, and at which pass."""
+    """At which point a node is to kill itself, and at which pass."""
 
     point: Point
     nth: int
@@ -128,7 +129,7 @@ class Keepers:
         self._leave_whole()
 
     async def disarm(self) -> None:
-        """Let no more worker kill itself: the ones that still would are killed and started again."""
+        """Let no more node kill itself: the ones that still would are killed and started again."""
         self.planning = False
         while armed := [kept for kept in self._kept.values() if kept.plan is not None]:
             for kept in armed:
@@ -153,7 +154,7 @@ class Keepers:
             kept.up = False
             self._leave_whole()
             self._note_death(kept)
-            await asyncio.sleep(self._pause())
+            await asyncio.sleep(self._pause(kept.node))
             kept.plan = self._draw_plan(kept.node)
             self._launch(kept)
             begun = time.monotonic()
@@ -178,15 +179,20 @@ class Keepers:
         else:
             self.deaths[f"{node.name} {cause}"] += 1
 
-    def _pause(self) -> float:
+    def _pause(self, node: Node) -> float:
         draw = self._rng.random()
+        waits_for_spool = any(kept.plan is not None and kept.node.kind == "api" for kept in self._kept.values())
+        if node.kind == "worker" and waits_for_spool and draw < 0.35:
+            return self._rng.uniform(*DOWN_LONG_SECONDS)
         if draw < 0.7:
             return 0.0
         return self._rng.random() if draw < 0.92 else self._rng.uniform(*DOWN_LONG_SECONDS)
 
     def _draw_plan(self, node: Node) -> Plan | None:
-        if not self.planning or node.kind != "worker" or self._wrong or self._rng.random() < 0.3:
+        if not self.planning or self._wrong or self._rng.random() < 0.3:
             return None
+        if node.kind == "api":
+            return Plan(self._rng.choice(OF_API_NODES), self._rng.randint(1, NTH_SPOOL_MAX))
         if node.id == "0" and self._rng.random() < 0.25:
             return Plan(self._rng.choice(OF_THE_REGISTRY), self._rng.randint(1, NTH_CLAIM_MAX))
         point = self._rng.choice(OF_WORKERS)
@@ -195,7 +201,9 @@ class Keepers:
     def _launch(self, kept: _Kept) -> None:
         node = kept.node
         if kept.plan is not None:
-            launch(node, "tests.torture.worker_with_points", "--point", kept.plan.point, "--nth", str(kept.plan.nth))
+            launch(
+                node, f"tests.torture.{node.kind}_with_points", "--point", kept.plan.point, "--nth", str(kept.plan.nth)
+            )
         elif self._wrong and node.kind == "worker":
             launch(node, "tests.torture.worker_with_points", "--wrong", self._wrong)
         else:

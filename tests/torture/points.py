@@ -8,6 +8,11 @@
                            in-commit            at some moment while LMDB writes
                            after-commit         before the receipt leaves
     worker, for a route:   before-claim, after-claim
+    API node, spooling:    before-spool
+                           in-spool             at some moment while LMDB writes
+                           after-spool          before anybody is told
+    API node, draining:    before-unspool       the worker has answered for it, and it is still on disk
+                           after-unspool
 
 The product has no flag for any of this.
 """
@@ -19,11 +24,13 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import overload
 
-from common.routing import Route
+from api_node.spool import SpoolKey
+from api_node.spool_room import SpooledStream, SpoolRoom
+from common.routing import Route, WorkerId
 from common.slices import SliceId
 from common.wire import Claim, Settled
 from worker_node.app import Parts
@@ -45,10 +52,17 @@ class Point(StrEnum):
     AFTER_COMMIT = "after-commit"
     BEFORE_CLAIM = "before-claim"
     AFTER_CLAIM = "after-claim"
+    BEFORE_SPOOL = "before-spool"
+    IN_SPOOL = "in-spool"
+    AFTER_SPOOL = "after-spool"
+    BEFORE_UNSPOOL = "before-unspool"
+    AFTER_UNSPOOL = "after-unspool"
 
 
 OF_WORKERS = tuple(Point)[:5]
-OF_THE_REGISTRY = tuple(Point)[5:]
+OF_THE_REGISTRY = tuple(Point)[5:7]
+OF_API_NODES = tuple(Point)[7:]
+_WHILE_WRITING = frozenset({Point.IN_COMMIT, Point.IN_SPOOL})
 
 
 def die() -> None:
@@ -70,7 +84,7 @@ class Trap:
         self._left -= 1
         if self._left:
             return
-        if point is Point.IN_COMMIT:
+        if point in _WHILE_WRITING:
             threading.Thread(target=_die_soon, daemon=True).start()
         else:
             die()
@@ -141,3 +155,21 @@ def trapped(trap: Trap) -> Parts:
             return settled
 
     return Parts(shelf=shelf_of(Store, made=lambda: trap.passes(Point.FILE_MADE)), registry=TrappedRegistry)
+
+
+def trapped_room(trap: Trap) -> type[SpoolRoom]:
+    """An API node's spools with a trap in them."""
+
+    class TrappedRoom(SpoolRoom):
+        async def keep(self, cluster: str, worker: WorkerId, batches: Sequence[tuple[bytes, bytes]]) -> None:
+            trap.passes(Point.BEFORE_SPOOL)
+            trap.passes(Point.IN_SPOOL)
+            await super().keep(cluster, worker, batches)
+            trap.passes(Point.AFTER_SPOOL)
+
+        async def answered(self, source: SpooledStream, keys: Iterable[SpoolKey]) -> None:
+            trap.passes(Point.BEFORE_UNSPOOL)
+            await super().answered(source, keys)
+            trap.passes(Point.AFTER_UNSPOOL)
+
+    return TrappedRoom
