@@ -159,8 +159,7 @@ async def test_a_disk_that_refuses_acknowledges_nothing(tmp_path: Path) -> None:
 
 async def test_spooled_events_of_a_slice_that_closed_meanwhile_are_late(tmp_path: Path) -> None:
     """Counted once, marked as late: the slice's users are gone, so nobody can tell whether they are new."""
-    settings = {"close_after_seconds": 60, "close_grace_seconds": 60}
-    async with Nodes(tmp_path, workers=1, deadlines=IMPATIENT, **settings) as nodes:
+    async with Nodes(tmp_path, workers=1, deadlines=IMPATIENT, close_after_seconds=60, close_grace_seconds=60) as nodes:
         await away(nodes, events=["a", "b"])
         await nodes.api["0"].stop()
         await nodes.start_worker("0")

@@ -201,12 +201,12 @@ def test_a_file_that_outgrew_its_map_is_opened_with_a_small_one(path):
     store.apply([item(*((f"user-{number}", "click") for number in range(10_000)))])
     store.close()
 
-    store = SliceStore.open(path, SLICE, map_bytes=SMALL_MAP)
+    again = SliceStore.open(path, SLICE, map_bytes=SMALL_MAP)
 
-    assert store is not None
-    assert store.apply([item(("one more", "click"), seq=2)])[0].outcome is Outcome.APPLIED
-    assert store.held.summary.users == 10_001
-    store.close()
+    assert again is not None
+    assert again.apply([item(("one more", "click"), seq=2)])[0].outcome is Outcome.APPLIED
+    assert again.held.summary.users == 10_001
+    again.close()
 
 
 def test_a_file_without_a_commit_holds_nothing(path):
