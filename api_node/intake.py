@@ -103,7 +103,10 @@ class Intake:
         user_key = keys.user_key(event.user)
         id_key = None if event.id is None else keys.id_key(event.user, event.type, event.id)
         link = self._workers.link(route[owner_position(user_key, len(route))])
-        waiter, _ = link.put(slice_id, route, keys.key_id, event.type, user_key, id_key)
+        try:
+            waiter, _ = link.put(slice_id, route, keys.key_id, event.type, user_key, id_key)
+        except SliceClosed as error:
+            raise SliceClosed(error.detail, field=TIMESTAMP) from error
         return waiter
 
     def _check_window(self, timestamp: Micros, config: ClusterConfig) -> None:

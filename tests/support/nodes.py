@@ -34,6 +34,7 @@ from tests.support.cluster import FIRST, FIRST_SLICE, HOUR, Answer, routing_entr
 from tests.support.events import CANARY
 from tests.support.patience import eventually
 from tests.support.ports import PORTS
+from tests.support.proxy import Exchange
 from worker_node.app import Place, open_worker
 from worker_node.closing import Closing
 
@@ -366,6 +367,22 @@ class Silent:
 
     async def _keep(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.append(writer)
+
+
+class Delayed:
+    """A step of the proxy's plan: the envelope goes on when the test says so."""
+
+    def __init__(self) -> None:
+        self._go = asyncio.Event()
+
+    async def __call__(self, exchange: Exchange) -> bytes | None:
+        """Wait, and pass it on."""
+        await self._go.wait()
+        return await exchange.deliver()
+
+    def release(self) -> None:
+        """Let it go on."""
+        self._go.set()
 
 
 async def until(check: Callable[[], bool], *, seconds: float = 10) -> None:
