@@ -51,6 +51,17 @@ async def assert_counted(cluster: Cluster, hour: int, posts: list[Post]) -> None
     await eventually(check, seconds=5)
 
 
+async def restart(cluster: Cluster, node: Node, how: str) -> float:
+    """Restart the node; for how many seconds it was away."""
+    if how == "SIGTERM":
+        await node.stop()
+    else:
+        node.kill()
+    gone = time.monotonic()
+    await cluster.start(node)
+    return time.monotonic() - gone
+
+
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
 @pytest.mark.parametrize("worker", ["0", "1", "2"])
 async def test_a_worker_restarts_under_load(cluster: Cluster, hour: int, worker: str, how: str) -> None:
@@ -58,7 +69,6 @@ async def test_a_worker_restarts_under_load(cluster: Cluster, hour: int, worker:
 
     Questions are asked all the time of both API nodes, about a slice that only grows and must never seem to shrink.
     """
-    node = cluster.worker[worker]
     asked: list[tuple[str, Answer]] = []
 
     async def ask(api: str) -> None:
@@ -67,18 +77,20 @@ async def test_a_worker_restarts_under_load(cluster: Cluster, hour: int, worker:
             await asyncio.sleep(0.01)
 
     async with Stream(posts_with_ids(hour), cluster.ports, insist=True) as stream:
-        await stream.grow(100)
-        questions = [asyncio.create_task(ask(api)) for api in cluster.api]
-        if how == "SIGTERM":
-            await cluster.restart(node)
-        else:
-            node.kill()
-            await cluster.start(node)
-        await stream.grow(300)
-        for question in questions:
-            question.cancel()
-        await asyncio.gather(*questions, return_exceptions=True)
+        # A machine that is busy with other things may need longer than a question waits; then the claim is another one.
+        for _ in range(3):
+            asked.clear()
+            await stream.grow(100)
+            questions = [asyncio.create_task(ask(api)) for api in cluster.api]
+            away = await restart(cluster, cluster.worker[worker], how)
+            await stream.grow(300)
+            for question in questions:
+                question.cancel()
+            await asyncio.gather(*questions, return_exceptions=True)
+            if away < DEADLINE - 0.5:
+                break
 
+    assert away < DEADLINE - 0.5
     assert len(asked) > 20
     assert [answer for _, answer in asked if answer.status != 200] == []
     for api in cluster.api:
