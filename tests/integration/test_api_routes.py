@@ -67,7 +67,9 @@ class Watched:
 class Knowing:
     """The settled routes as one API node knows them, and what it knows them by."""
 
-    def __init__(self, nodes: Nodes, session: aiohttp.ClientSession, tasks: Tasks, *, name: str, file: Path) -> None:
+    def __init__(
+        self, nodes: Nodes, session: aiohttp.ClientSession, tasks: Tasks, *, name: str, file: Path, deadline: float
+    ) -> None:
         self.config: ClusterConfig = load_config(file)
         self.registry = Watched(
             HostedRegistry(peer=Peer(session=session, url=nodes.worker["0"].url, token=lambda: None))
@@ -95,7 +97,7 @@ class Knowing:
             ask_workers=self._ask_workers,
             tasks=tasks,
             log=nodes.log(name),
-            deadline_seconds=0.3,
+            deadline_seconds=deadline,
         )
 
     async def _identities(self) -> dict[WorkerId, Identity | PeerError]:
@@ -107,7 +109,7 @@ class Knowing:
 
 @asynccontextmanager
 async def knowing(
-    folder: Path, *proposals: list[str], joined: bool = True, **settings: Any
+    folder: Path, *proposals: list[str], joined: bool = True, deadline: float = 0.3, **settings: Any
 ) -> AsyncIterator[tuple[Nodes, list[Knowing]]]:
     """Two workers, and a node's knowledge for each of the proposed routes."""
     async with Nodes(folder, start=False, **settings) as nodes, Tasks(log=nodes.log("api")) as tasks:
@@ -115,7 +117,7 @@ async def knowing(
         found = []
         for number, proposal in enumerate(proposals):
             file = nodes.write(name=f"{number}.json", routing=[{"slice": 0, "nodes": proposal}])
-            found.append(Knowing(nodes, nodes.session, tasks, name=f"part-{number}", file=file))
+            found.append(Knowing(nodes, nodes.session, tasks, name=f"part-{number}", file=file, deadline=deadline))
             if joined:
                 await found[-1].membership.join()
         yield nodes, found
@@ -136,7 +138,7 @@ async def test_the_first_claim_wins(tmp_path: Path) -> None:
 
 async def test_what_is_wanted_at_once_is_one_call(tmp_path: Path) -> None:
     """Thousands of slices take a few calls, and each gets its route."""
-    async with knowing(tmp_path, ["1"]) as (_, (one,)):
+    async with knowing(tmp_path, ["1"], deadline=20) as (_, (one,)):
         slices = [SliceId(at) for at in range(-500, 2 * CALL_SLICES_MAX)]
 
         found = await asyncio.gather(*map(one.routes.settle, slices))

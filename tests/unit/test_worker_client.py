@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -26,7 +26,7 @@ QUESTION = Question(cluster="c", worker="w", claims=1)
 
 @asynccontextmanager
 async def answering(
-    response: web.Response, *, token: str | None = None
+    body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None, token: str | None = None
 ) -> AsyncIterator[tuple[Peer, list[web.Request]]]:
     """A peer that gives this answer to everything, and what it was asked."""
     seen: list[web.Request] = []
