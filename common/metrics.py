@@ -28,6 +28,20 @@ class Metrics:
             buckets=SECONDS_BUCKETS,
             registry=self.registry,
         )
+        self.connections = Gauge("tallyslice_connections", "Connections of clients.", registry=self.registry)
+        self.connections_max = Gauge(
+            "tallyslice_connections_max", "How many there may be; further ones are closed at once.",
+            registry=self.registry,
+        )  # fmt: skip
+        self.connections_ended = Counter(
+            "tallyslice_connections_ended",
+            "Connections that the node ended: too_many, late_head, head_too_large, not_http, late_answer.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self.bodies_bytes = Gauge(
+            "tallyslice_bodies_bytes", "Bytes of the bodies of requests under way.", registry=self.registry
+        )
         self.config_reloads = Gauge(
             "tallyslice_config_reloads", "Changes of the cluster file taken since the start.", registry=self.registry
         )

@@ -26,6 +26,7 @@ import uvloop
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from common.bodies import BODIES, Bodies
 from common.config import listen_address
 from common.errors import (
     EXIT_USAGE,
@@ -37,21 +38,19 @@ from common.errors import (
     PortInUse,
     RequestError,
     TooLarge,
-    TooSlow,
     Unauthorized,
     WireError,
 )
-from common.logs import Log, quiet_library_logger
+from common.listener import METRICS, Runner, raise_descriptors
+from common.logs import Log
+from common.problems import MethodNotAllowed, OtherProblem, problem_response
 
 if TYPE_CHECKING:
     from common.metrics import Metrics
 
-PROBLEM_TYPE = "application/problem+json"
 JSON_TYPE = "application/json"
 
-BODY_SECONDS = 10.0  # for a body to arrive: far more than a healthy client needs, few enough to free a stuck connection
 DRAIN_SECONDS = 1.0  # between "not ready" and no more listening: load balancers ask at least once a second
-FINISH_SECONDS = 6.0  # for handlers to finish; with the drain and the parts' leaving it stays within 10 s
 CLOSE_SECONDS = 2.5  # for the parts to leave
 
 Reason = Callable[[], str | None]
@@ -70,24 +69,6 @@ class Health:
         return ["draining"] * self.draining + [text for text in found if text]
 
 
-def problem_response(error: RequestError) -> web.Response:
-    """The error as RFC 9457 has it."""
-    body: dict[str, Any] = {
-        "type": f"urn:tallyslice:problem:{error.slug}",
-        "title": error.title,
-        "status": int(error.status),
-        "detail": error.detail if error.field is None else f"{error.field}: {error.detail}",
-    }
-    if error.field is not None:
-        body["field"] = error.field
-    headers = {}
-    if error.retry_after_seconds is not None:
-        headers["Retry-After"] = str(error.retry_after_seconds)
-    if error.status == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
-    return web.Response(status=error.status, body=msgspec.json.encode(body), content_type=PROBLEM_TYPE, headers=headers)
-
-
 def json_response(value: Any, *, status: HTTPStatus = HTTPStatus.OK) -> web.Response:  # noqa: ANN401 - whatever msgspec can encode
     """A value as JSON."""
     return web.Response(status=status, body=msgspec.json.encode(value), content_type=JSON_TYPE)
@@ -95,11 +76,17 @@ def json_response(value: Any, *, status: HTTPStatus = HTTPStatus.OK) -> web.Resp
 
 def edge_middleware(*, metrics: Metrics, log: Log) -> Middleware:
     """The request edge: every answer is counted and timed, every error becomes a problem answer."""
+    bodies = Bodies()
+    metrics.bodies_bytes.set_function(lambda: bodies.held_bytes)
 
     @web.middleware
     async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
-        response = await _answer(request, handler, log)
+        request[BODIES] = bodies
+        try:
+            response = await _answer(request, handler, log)
+        finally:
+            bodies.release(request)
         resource = request.match_info.route.resource
         # Only templates: a raw path may hold anything.
         route = resource.canonical if resource is not None else "unknown"
@@ -128,54 +115,14 @@ async def _answer(  # noqa: PLR0911 - a table of errors
     except web.HTTPNotFound:
         return problem_response(NotHere("no such path"))
     except web.HTTPMethodNotAllowed as error:
-        answer = problem_response(_MethodNotAllowed(f"allowed here: {', '.join(sorted(error.allowed_methods))}"))
+        answer = problem_response(MethodNotAllowed(f"allowed here: {', '.join(sorted(error.allowed_methods))}"))
         answer.headers["Allow"] = error.headers["Allow"]
         return answer
     except web.HTTPException as error:
-        return problem_response(_Other.of(error.status))
+        return problem_response(OtherProblem.of(error.status))
     except Exception as error:  # noqa: BLE001 - the request edge: a defect must not take the connection down unexplained
         log.error("request_failed", error=error)  # noqa: TRY400 - a traceback's last line would quote the input
         return problem_response(RequestError("an unexpected error; the log of the node says where"))
-
-
-class _MethodNotAllowed(RequestError):
-    status = HTTPStatus.METHOD_NOT_ALLOWED
-    slug = "method-not-allowed"
-    title = "This method is not allowed here"
-
-
-class _Other(RequestError):
-    slug = "http"
-    title = "The request cannot be served"
-
-    @classmethod
-    def of(cls, status: int) -> _Other:
-        # Only the phrase of the status: aiohttp's texts may quote the request.
-        kind = type("Other", (_Other,), {"status": HTTPStatus(status)})
-        other: _Other = kind(HTTPStatus(status).phrase)
-        return other
-
-
-async def read_body(request: web.Request, *, seconds: float = BODY_SECONDS) -> bytes:
-    """The whole body, within the application's ``client_max_size``.
-
-    Raises:
-        TooSlow: it did not arrive in time.
-        TooLarge: it is over the bound.
-        Malformed: the connection broke, or its encoding is wrong.
-    """
-    try:
-        async with asyncio.timeout(seconds):
-            return await request.read()
-    except TimeoutError:
-        message = f"the body did not arrive within {seconds:g} s"
-        raise TooSlow(message) from None
-    except web.HTTPRequestEntityTooLarge:
-        message = "the body is over its bound"
-        raise TooLarge(message) from None
-    except (web.RequestPayloadError, OSError):
-        message = "the body could not be read"
-        raise Malformed(message) from None
 
 
 def require_token(request: web.Request, token: str | None) -> None:
@@ -214,59 +161,10 @@ def add_probes(app: web.Application, *, health: Health, metrics: Metrics) -> Non
             body=metrics.exposition(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )
 
+    app[METRICS] = metrics
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", show_metrics)
-
-
-class _Connection(web.RequestHandler):
-    """aiohttp's, but for its answer to what is not HTTP: that quotes the line, with whatever name is in it."""
-
-    __slots__ = ()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,  # noqa: ARG002 - aiohttp's signature
-        message: str | None = None,  # noqa: ARG002 - likewise: it is what must not be said
-    ) -> web.StreamResponse:
-        """Answer a request that never reached the application."""
-        if request.writer.output_size > 0:
-            text = "an answer was begun already, so there is no room for another"
-            raise ConnectionError(text)
-        answer = problem_response(
-            Malformed("this is no HTTP request, or a line of it is too long")
-            if status == HTTPStatus.BAD_REQUEST
-            else _Other.of(status)
-        )
-        answer.force_close()
-        return answer
-
-
-class _Server(web.Server):
-    def __call__(self) -> web.RequestHandler:
-        return _Connection(self, loop=self._loop, **self._kwargs)
-
-
-class Runner(web.AppRunner):
-    """Runs an application, and says nothing that was not said by it: no access log, no library's log, no quotations."""
-
-    def __init__(self, app: web.Application) -> None:
-        super().__init__(
-            app,
-            access_log=None,
-            logger=quiet_library_logger(),
-            shutdown_timeout=FINISH_SECONDS,
-            handle_signals=False,
-            keepalive_timeout=75.0,
-        )
-
-    async def _make_server(self) -> web.Server:
-        server = await super()._make_server()
-        # The same in everything but the connections that it makes; aiohttp has no setting for their class.
-        server.__class__ = _Server
-        return server
 
 
 async def serve(app: web.Application, *, url: str, health: Health, log: Log, stop: asyncio.Event) -> None:
@@ -347,6 +245,7 @@ def run_process(main: Callable[[asyncio.Event], Awaitable[None]]) -> int:
             loop.add_signal_handler(number, stop.set)
         await main(stop)
 
+    raise_descriptors()
     try:
         uvloop.run(guarded())
     except ExitError as error:

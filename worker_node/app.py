@@ -158,9 +158,8 @@ async def open_worker(
         metrics.config_refusals.set_function(lambda: watch.refusals)
         metrics.config_refused.set_function(lambda: watch.refusal is not None)
         health = Health(reasons=[tasks.reason])
-        # One more than what is accepted, so that what is exactly at the bound passes on every version of aiohttp.
         app = web.Application(
-            middlewares=[edge_middleware(metrics=metrics, log=log)], client_max_size=WORKER_BODY_BYTES_MAX + 1
+            middlewares=[edge_middleware(metrics=metrics, log=log)], client_max_size=WORKER_BODY_BYTES_MAX
         )
         Handlers(
             worker=place.worker,

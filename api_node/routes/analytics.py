@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from common.errors import Malformed, TooLarge, WrongMediaType
+from common.bodies import read_body
+from common.errors import Malformed, WrongMediaType
 from common.events import EVENT, TIMESTAMP, parse_timestamp, read_json, read_urlencoded
 from common.summaries import to_json, to_text
-from common.web import json_response, read_body
+from common.web import json_response
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -157,15 +158,9 @@ class AnalyticsRoutes:
 
 async def _body_fields(request: web.Request) -> list[Field] | None:
     """The fields of the body; None if it is empty."""
-    if (request.content_length or 0) > EVENT_BYTES_MAX:
-        message = f"an event has at most {EVENT_BYTES_MAX} bytes"
-        raise TooLarge(message)
     body = await read_body(request)
     if not body:
         return None
-    if len(body) > EVENT_BYTES_MAX:
-        message = f"an event has at most {EVENT_BYTES_MAX} bytes"
-        raise TooLarge(message)
     if request.content_type == JSON:
         return read_json(body)
     if request.content_type == FORM:

@@ -25,10 +25,10 @@ from yarl import URL
 from api_node.app import ApiNode, Deadlines
 from common.config import load_config
 from common.errors import ExitError
+from common.listener import Runner
 from common.logs import Log, new_log
 from common.routing import WorkerId
 from common.slices import SECOND, Micros
-from common.web import Runner
 from tests.support import cluster
 from tests.support.cluster import FIRST, FIRST_SLICE, HOUR, Answer, routing_entries
 from tests.support.events import CANARY

@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 
 from common import errors
+from common.bodies import read_body
 from common.errors import (
     ConfigRefused,
     DirectoryOwned,
@@ -29,16 +30,15 @@ from common.errors import (
     Unauthorized,
     WireError,
 )
+from common.listener import Runner
 from common.logs import Log, new_log
 from common.metrics import Metrics
+from common.problems import problem_response
 from common.web import (
     Health,
-    Runner,
     add_probes,
     edge_middleware,
-    problem_response,
     read_arguments,
-    read_body,
     require_token,
     run_process,
     serve,

@@ -1,0 +1,286 @@
+"""How a node listens: aiohttp's connections, with the deadlines and bounds that it has no settings for.
+
+::
+
+    connected --head_seconds--> head complete -> handled -> answer --answer_seconds--> taken -> idle --idle_seconds--+
+        |            |                |                                  |                       |                   |
+        |       408, closed      431, closed:                         aborted                 next head           closed
+        |                        over HEAD_BYTES_MAX
+        +-- more than connections_max: closed at once
+
+Everything that is answered here is one of our problems: aiohttp's own texts quote the line that it cannot read, with
+whatever name is in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from aiohttp import web
+
+from common.errors import Malformed, TooSlow
+from common.logs import quiet_library_logger
+from common.metrics import Metrics
+from common.problems import HeadTooLarge, OtherProblem, problem_response
+
+if TYPE_CHECKING:
+    from common.errors import RequestError
+
+FINISH_SECONDS = 6.0  # for handlers to finish; with the drain and the parts' leaving it stays within 10 s
+
+LINE_BYTES_MAX = 8190  # a request line, or a header: what common proxies pass on
+HEADERS_MAX = 100  # in one head; browsers send some twenty
+# Of a head that is not complete; looked at after each read, so one read may come on top. A line of 8 KiB and as much in
+# headers: what a client sends us is an event in a query at most.
+HEAD_BYTES_MAX = 16 << 10
+READ_BYTES = 64 << 10  # of a body that nobody has asked for yet: beyond twice that the connection is not read
+
+# One process answers some thousand requests a second, so that many clients at once are in step with it; more belong on
+# connections that a proxy shares between them.
+CONNECTIONS_MAX = 4096
+_CONNECTIONS_MIN = 4
+DESCRIPTORS_WANTED = 16_384  # four times the connections; shells give 1,024 for the sake of select(), used nowhere here
+
+METRICS = web.AppKey("metrics", Metrics)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How long a connection may take for what, and how many there may be.
+
+    Attributes:
+        head_seconds: from the connection, or from the first byte of a later request, to the end of its head.
+        idle_seconds: between two requests; longer than the 60 s of common load balancers, so that they end it.
+        answer_seconds: for the client to take what was written to it.
+        linger_seconds: for a body that nobody wants, so that the client sees its answer before the connection ends.
+        connections_max: at a time; by the descriptors of the process if None.
+    """
+
+    head_seconds: float = 10.0
+    idle_seconds: float = 75.0
+    answer_seconds: float = 60.0
+    linger_seconds: float = 2.0
+    connections_max: int | None = None
+
+
+def raise_descriptors() -> None:
+    """Take as many file descriptors as are wanted, if the system lets this process have them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS_WANTED if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_WANTED)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def connections_bound() -> int:
+    """How many connections there may be: half of the descriptors that are free.
+
+    A worker's slice files take a third at most; an API node's own connections to workers a quarter.
+    """
+    return max(_CONNECTIONS_MIN, min(CONNECTIONS_MAX, free_descriptors() // 2))
+
+
+def free_descriptors() -> int:
+    """How many descriptors this process may still open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return DESCRIPTORS_WANTED
+    # /dev/fd is on Linux and on macOS.
+    return soft - sum(1 for _ in Path("/dev/fd").iterdir())
+
+
+class Connection(web.RequestHandler):
+    """aiohttp's, with deadlines, a bound on heads, and answers that quote nothing."""
+
+    __slots__ = ("_answer_timer", "_head_bytes", "_head_timer", "_listener", "_peer_ended")
+
+    def __init__(self, listener: Listener, *, loop: asyncio.AbstractEventLoop, **settings: Any) -> None:  # noqa: ANN401 - aiohttp's
+        super().__init__(listener, loop=loop, **settings)
+        self._listener = listener
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._head_bytes = 0
+        self._answer_timer: asyncio.TimerHandle | None = None
+        self._peer_ended = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Let it in, or close it at once."""
+        stream = cast("asyncio.Transport", transport)
+        if not self._listener.has_room:
+            self._listener.ended("too_many")
+            self.force_close()
+            stream.abort()
+            return
+        super().connection_made(stream)
+        # So that writing pauses until everything is out, which is what the deadline of an answer is about.
+        stream.set_write_buffer_limits(high=0)
+        self._expect_head()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Nothing is waited for any more."""
+        self._head_came()
+        self._answer_taken()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Look whether a head is complete, and begin to wait for one that is not."""
+        heads = self._request_count
+        super().data_received(data)
+        if self._request_count != heads:
+            self._head_came()
+        elif data and self._awaits_request:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self._turn_away(HeadTooLarge(f"the head has more than {HEAD_BYTES_MAX} bytes"), "head_too_large")
+            elif self._head_timer is None:
+                self._expect_head()
+
+    def eof_received(self) -> bool:  # type: ignore[override] # asyncio's signature, which aiohttp narrows
+        """The client sends nothing more; whether the connection stays open, for the answers to what it has sent."""
+        request = self._current_request
+        self._peer_ended = request is not None and request.content.is_eof()
+        return self._peer_ended
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send an answer; the last one to a client that sends nothing more ends the connection."""
+        sent = await super().finish_response(request, resp, start_time)
+        if self._peer_ended and not self._messages:
+            self.close()
+        return sent
+
+    def pause_writing(self) -> None:
+        """The client does not take its answer as fast as it is written."""
+        super().pause_writing()
+        seconds = self._listener.limits.answer_seconds
+        # The transport goes along: it may be closing, which waits for the client too, and then it is gone from here.
+        if self.transport is not None:
+            self._answer_timer = self._loop.call_later(seconds, self._answer_is_late, self.transport)
+
+    def resume_writing(self) -> None:
+        """The client has taken all of it."""
+        super().resume_writing()
+        self._answer_taken()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,  # noqa: ARG002 - aiohttp's signature
+        message: str | None = None,  # noqa: ARG002 - likewise: it is what must not be said
+    ) -> web.StreamResponse:
+        """Answer a request that never reached the application."""
+        if request.writer.output_size > 0:
+            text = "an answer was begun already, so there is no room for another"
+            raise ConnectionError(text)
+        if status == HTTPStatus.BAD_REQUEST:
+            self._listener.ended("not_http")
+            answer = problem_response(Malformed("this is no HTTP request, or a line of it is too long"))
+        else:
+            answer = problem_response(OtherProblem.of(status))
+        answer.force_close()
+        return answer
+
+    @property
+    def _awaits_request(self) -> bool:
+        return self._waiter is not None and not self._waiter.done()
+
+    def _expect_head(self) -> None:
+        self._head_timer = self._loop.call_later(self._listener.limits.head_seconds, self._head_is_late)
+
+    def _head_came(self) -> None:
+        self._head_bytes = 0
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        seconds = self._listener.limits.head_seconds
+        self._turn_away(TooSlow(f"the head of the request did not arrive within {seconds:g} s"), "late_head")
+
+    def _turn_away(self, error: RequestError, reason: str) -> None:
+        """Answer where no request is under way, and end the connection."""
+        if self.transport is None or not self._awaits_request:
+            return
+        self._listener.ended(reason)
+        self.transport.write(_written(problem_response(error)))
+        self.force_close()
+
+    def _answer_taken(self) -> None:
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+            self._answer_timer = None
+
+    def _answer_is_late(self, transport: asyncio.Transport) -> None:
+        self._listener.ended("late_answer")
+        transport.abort()
+
+
+def _written(answer: web.Response) -> bytes:
+    """An answer as it goes over the wire, for the moments when aiohttp has no request that it could belong to."""
+    body = bytes(answer.body)  # type: ignore[arg-type] # our problems have bytes
+    head = (
+        f"HTTP/1.1 {answer.status} {answer.reason}\r\nContent-Type: {answer.content_type}\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+class Listener(web.Server):
+    """aiohttp's server, whose connections are ours."""
+
+    limits: Limits
+    connections_max: int
+    metrics: Metrics
+
+    def __call__(self) -> web.RequestHandler:
+        """Make a connection."""
+        return Connection(self, loop=self._loop, **self._kwargs)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more connection is let in."""
+        return len(self._connections) < self.connections_max
+
+    def ended(self, reason: str) -> None:
+        """A connection was ended by us, for a reason that is in the documentation of the metric."""
+        self.metrics.connections_ended.labels(reason).inc()
+
+
+class Runner(web.AppRunner):
+    """Runs an application, and says nothing that was not said by it: no access log, no library's log, no quotations."""
+
+    def __init__(self, app: web.Application, *, limits: Limits = Limits()) -> None:
+        super().__init__(
+            app,
+            access_log=None,
+            logger=quiet_library_logger(),
+            shutdown_timeout=FINISH_SECONDS,
+            handle_signals=False,
+            keepalive_timeout=limits.idle_seconds,
+            lingering_time=limits.linger_seconds,
+            max_line_size=LINE_BYTES_MAX,
+            max_field_size=LINE_BYTES_MAX,
+            max_headers=HEADERS_MAX,
+            read_bufsize=READ_BYTES,
+            auto_decompress=False,  # see common/bodies.py
+        )
+        self._limits = limits
+
+    async def _make_server(self) -> web.Server:
+        server = await super()._make_server()
+        # The same in everything but the connections that it makes; aiohttp has no setting for their class.
+        server.__class__ = Listener
+        assert isinstance(server, Listener)  # noqa: S101 - as of the line above
+        server.limits = self._limits
+        # Now, when the parts of the application have their files open.
+        server.connections_max = self._limits.connections_max or connections_bound()
+        server.metrics = self.app.get(METRICS) or Metrics()
+        server.metrics.connections.set_function(lambda: len(server.connections))
+        server.metrics.connections_max.set(server.connections_max)
+        return server
