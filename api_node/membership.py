@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import os
 import uuid
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -33,11 +34,12 @@ from common.errors import (
     WireError,
 )
 from common.judge import judge
+from common.pins import PinsDiffer, merge_pins
 from common.slices import SECOND, Micros, SliceClock
 from common.wire import Identity, Pins, RegistryState
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
     from pathlib import Path
 
     from api_node.registry import Registry
@@ -115,6 +117,11 @@ class Membership:
             raise NoAnswer(f"this node {self.problem}")
         return self.pins.cluster
 
+    @property
+    def knows_all_slices(self) -> bool:
+        """Whether the registry knows every slice that holds data; not if it was rebuilt without somebody."""
+        return self.pins is not None and self.pins.unknown_before is None
+
     def reason(self) -> str | None:
         """For readiness."""
         return self.problem if self.pins is None else None
@@ -124,6 +131,16 @@ class Membership:
         if number > self.claims:
             self.claims = number
             self._unkept.set()
+
+    async def hear_claims(self, number: int) -> None:
+        """Somebody of this cluster knows of this many claims; durable when this returns."""
+        self.saw_claims(number)
+        await self._keep()
+
+    def known(self) -> tuple[Pins | None, int]:
+        """The pins and the highest claim number that this node knows, or kept from before if it has not joined yet."""
+        kept = self._read_kept() if self.pins is None else None
+        return (self.pins, self.claims) if kept is None else (kept.pins, max(self.claims, kept.claims))
 
     async def join(self) -> None:
         """One try to join, or to hear news of the registry.
@@ -209,8 +226,7 @@ class Membership:
         if state.pins is None or state.pins.cluster != self.cluster:
             message = "the registry is not of this node's cluster"
             raise PeerRefuses(message, slug="wrong-cluster")
-        self._take_pins(state.pins)
-        return state.pins.workers.get(worker, "")
+        return self._take_pins(state.pins).workers.get(worker, "")
 
     async def _first_contact(self, kept: _Kept | None) -> RegistryState:
         """The registry knows no cluster. Only if nobody does is this the beginning of one."""
@@ -254,9 +270,8 @@ class Membership:
             found = [it for it in (await self._identities()).values() if isinstance(it, Identity)]
             held = [it.pins for it in found if it.pins is not None]
             if len({pins.cluster for pins in held}) == 1:
-                # One of them may not have heard yet of a worker that came later.
-                workers = {worker: uuid for pins in held for worker, uuid in pins.workers.items()}
-                pins = msgspec.structs.replace(held[0], workers=workers)
+                # One of them may not have heard yet of what was pinned later.
+                pins = _together(held)
                 self._check(pins)
                 self._take_pins(pins)
                 self.saw_claims(max(it.claims for it in found if it.cluster == pins.cluster))
@@ -283,6 +298,12 @@ class Membership:
         verdict = judge(None, self._config(), pins=pins, named=frozenset(state.named))
         if verdict.refusals:
             raise ConfigRefused(list(verdict.refusals))
+        if known is None:
+            # What a worker was told later than this registry: it may be an old one.
+            found = [it for it in (await self._identities()).values() if isinstance(it, Identity)]
+            pins = _together([pins, *(it.pins for it in found if it.pins is not None and it.cluster == pins.cluster)])
+        else:
+            pins = _together([known, pins])
         self._take_pins(pins)
         self.saw_claims(max(claims, state.claims))
         self._hear_named(state)
@@ -308,11 +329,14 @@ class Membership:
         self.named.update(state.named)
         self._named_at = max(self._named_at, state.claims)
 
-    def _take_pins(self, pins: Pins) -> None:
+    def _take_pins(self, pins: Pins) -> Pins:
+        if self.pins is not None:
+            pins = _together([self.pins, pins])
         if pins != self.pins:
             self._unkept.set()
         self.pins = pins
         self._clock = SliceClock(first=Micros(pins.first), length_seconds=pins.length_seconds)
+        return pins
 
     def _refused(self, text: str) -> PeerRefuses:
         if self.problem != text:
@@ -352,6 +376,19 @@ class Membership:
                 draft.unlink(missing_ok=True)
             message = f"{target} cannot be written (errno {error.errno})"
             raise InputOutputFailed(message) from error
+
+
+def _together(found: Iterable[Pins]) -> Pins:
+    """What nodes of one cluster have pinned: an older answer takes nothing back.
+
+    Raises:
+        PeerRefuses: they contradict each other.
+    """
+    try:
+        return reduce(merge_pins, found)
+    except PinsDiffer as error:
+        message = f"not everybody has the same pins: {error}"
+        raise PeerRefuses(message, slug="wrong-cluster") from error
 
 
 def _behind(claims: int, known: int) -> str:

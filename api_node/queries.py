@@ -98,7 +98,8 @@ class Queries:
         """What the cluster knows of every slice that holds data, ascending, up to one.
 
         Returns:
-            The summaries, and whether every worker answered: if not, there may be slices that are not among them.
+            The summaries, and whether these are all: if a worker did not answer, or the registry was ever rebuilt
+            without somebody, there may be slices that are not among them.
 
         Raises:
             NoAnswer: a worker does not answer in time.
@@ -119,7 +120,8 @@ class Queries:
             )
             for slice_id, parts in sorted(by_slice.items())
         ]
-        return [one for one in sums if not one.is_empty], found_all and len(answered) == len(links)
+        all_answered = found_all and len(answered) == len(links)
+        return [one for one in sums if not one.is_empty], all_answered and self._membership.knows_all_slices
 
     async def _lists_all_named(self, *, partial: bool) -> bool:
         """Whether this node's file lists every worker that a settled route names; otherwise slices may be missing."""

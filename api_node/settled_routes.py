@@ -43,7 +43,14 @@ class _Over:
     """Not settled, because the cluster holds as many open slices as it may."""
 
 
-Found = Route | None | _Over | PeerError | WireError
+class _Unknown:
+    """The registry was rebuilt without some node, and nobody else knows of this slice."""
+
+    def __str__(self) -> str:
+        return "it began before the registry was rebuilt without everybody, so nobody knows whether it holds anything"
+
+
+Found = Route | None | _Over | _Unknown | PeerError | WireError
 
 
 @dataclass(slots=True)
@@ -85,6 +92,10 @@ class SettledRoutes:
         """The settled route, if this node knows it: the fast way of every event."""
         route: Route | None = self._routes.get(slice_id)
         return route
+
+    def all_known(self) -> dict[SliceId, Route]:
+        """Every settled route that this node knows."""
+        return dict(self._routes)
 
     def learn(self, slice_id: SliceId, route: Route) -> None:
         """A worker holds data under this route, so it is settled."""
@@ -206,9 +217,7 @@ class SettledRoutes:
             if self.registry_problem is None:
                 self._log.warning("registry_unavailable", error=error)
             self.registry_problem = str(error)
-            held = await self._ask_workers(tuple(batch))
-            for at, route in held.items():
-                self.learn(at, route)
+            held = await self._ask_holders(tuple(batch))
             return {at: held.get(at) or error for at in batch}
         if self.registry_problem is not None:
             self._log.info("registry_available")
@@ -216,6 +225,10 @@ class SettledRoutes:
         self._membership.saw_claims(settled.claims)
         found: dict[SliceId, Found] = dict.fromkeys(batch)
         found.update(dict.fromkeys(settled.over, _Over()))
+        found.update(dict.fromkeys(settled.unknown, _Unknown()))
+        if settled.unknown:
+            # Whoever was missing then may be back, and hold it: then its route is what it always was.
+            found.update(await self._ask_holders(settled.unknown))
         for claim in settled.routes:
             self.learn(claim.slice, claim.route)
             self._membership.named.update(claim.route)
@@ -224,3 +237,10 @@ class SettledRoutes:
             if result is None and at not in self._routes:
                 self._unsettled[at] = True
         return found
+
+    async def _ask_holders(self, slices: Sequence[SliceId]) -> Mapping[SliceId, Route]:
+        """The routes of slices that some worker holds: they are settled, whatever the registry knows."""
+        held = await self._ask_workers(slices)
+        for at, route in held.items():
+            self.learn(at, route)
+        return held

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from common.errors import ConfigRefused, WireError
 from common.lmdb_file import MAP_BYTES, Kind, LmdbFile, Txn, open_or_fail
-from common.routing import WorkerId
+from common.routing import Route, WorkerId
 from common.slices import SliceId
 from common.wire import CHECK_BYTES, SLICE_MIN, STREAM_BYTES, check_of, decode_batch
 
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 FILE_NAME = "spool.mdb"
 DATABASES = {"facts": Kind.MAP, "streams": Kind.MAP, "batches": Kind.MAP}
 CLUSTER = b"cluster"
+
+_SEQ_MAX = (1 << 64) - 1  # above every number
 
 _KEY = struct.Struct(f">{STREAM_BYTES}sQQ")
 _HEAD = struct.Struct(f">{CHECK_BYTES}sqI")
@@ -202,6 +204,26 @@ class Spool:
             return found
 
         return self._file.read(work)
+
+    def routes(self) -> dict[SliceId, Route | None]:
+        """The route of every slice that has batches here, as they have it; None where none of them can be read."""
+        return self._file.read(self._routes)
+
+    def _routes(self, txn: Txn) -> dict[SliceId, Route | None]:
+        cursor = txn.cursor(self._file.database("batches"))
+        found: dict[SliceId, Route | None] = {}
+        there = cursor.first()
+        while there:
+            key = SpoolKey.from_bytes(cursor.key())
+            raw = _spooled(key, cursor.value()).raw
+            if raw is None:
+                found.setdefault(key.slice, None)
+                there = cursor.next()
+                continue
+            # All batches of a slice have its one route: on to the next slice, over what may be gigabytes.
+            found[key.slice] = decode_batch(raw).route
+            there = cursor.set_range(SpoolKey(key.stream, key.slice, _SEQ_MAX).to_bytes())
+        return found
 
     def _from(self, txn: Txn, stream: bytes, after: SpoolKey | None) -> Iterator[tuple[SpoolKey, bytes]]:
         cursor = txn.cursor(self._file.database("batches"))

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from common.config import ClusterConfig
     from common.logs import Log
-    from common.routing import WorkerId
+    from common.routing import Route, WorkerId
     from common.slices import SliceId
 
 T = TypeVar("T")
@@ -134,6 +134,14 @@ class SpoolRoom:
         for locked in [one for one in self._adopted if one.spool.is_empty]:
             self._adopted.remove(locked)
             await self._run(_leave, locked)
+
+    async def routes(self) -> dict[SliceId, Route | None]:
+        """The route of every slice that has batches here; None where none of them can be read."""
+        found: dict[SliceId, Route | None] = {}
+        for locked in self._all():
+            for slice_id, route in (await self._run(locked.spool.routes)).items():
+                found[slice_id] = route or found.get(slice_id)
+        return found
 
     def streams(self, worker: WorkerId) -> list[SpooledStream]:
         """The streams that lead to a worker."""

@@ -41,6 +41,7 @@ ENVELOPE_BYTES_MAX = 4 << 20
 ENVELOPE_SLICES_MAX = 64
 WORKER_BODY_BYTES_MAX = 8 << 20  # twice an envelope: what an API node sends always fits
 QUESTION_SLICES_MAX = 10_000  # some MiB of answer
+ROUTES_PAGE_MAX = 5_000  # some 100 KiB, with routes of a few workers; a second or two of opening slice files
 STREAM_BYTES = 16
 CHECK_BYTES = 8
 NAMES_MAX = 256  # an index fits one byte
@@ -204,6 +205,9 @@ class Pins(msgspec.Struct, frozen=True, kw_only=True):
         secret_id: names the secret.
         registry: the worker that hosts the registry.
         workers: worker id -> uuid of its data directory.
+        replaced: worker id -> the claim number of the replacement, where its directory took an earlier one's place.
+        unknown_before: where the registry was rebuilt without somebody: microseconds since 1970. Whether a slice that
+            began before this and is not settled holds anything, nobody knows.
     """
 
     cluster: str
@@ -212,6 +216,8 @@ class Pins(msgspec.Struct, frozen=True, kw_only=True):
     secret_id: str
     registry: WorkerId
     workers: dict[WorkerId, str]
+    replaced: dict[WorkerId, int] = {}
+    unknown_before: int | None = None
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -261,11 +267,13 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
         claims: the registry's own number: how many claims it has settled.
         routes: what is settled.
         over: slices whose claim was refused because the cluster holds ``max-slices`` open ones already.
+        unknown: slices of which nobody knows whether they are settled: see ``Pins.unknown_before``.
     """
 
     claims: int
     routes: tuple[SettledRoute, ...]
     over: tuple[SliceId, ...] = ()
+    unknown: tuple[SliceId, ...] = ()
 
 
 class RegistryState(msgspec.Struct, frozen=True, kw_only=True):
@@ -283,6 +291,96 @@ class PinWorker(msgspec.Struct, frozen=True, kw_only=True):
     cluster: str
     id: WorkerId
     uuid: str
+
+
+class ReplaceWorker(msgspec.Struct, frozen=True, kw_only=True):
+    """``POST /worker/registry/replace``: pin another data directory of a worker, in place of a lost one.
+
+    Attributes:
+        cluster: the cluster id.
+        id: the worker's.
+        lost: the uuid of the directory that is pinned.
+        uuid: the uuid of the one to pin.
+        number: the claim number that this takes, the registry's next one: if a route was settled meanwhile, it fails.
+    """
+
+    cluster: str
+    id: WorkerId
+    lost: str
+    uuid: str
+    number: int
+
+
+class LostSlices(msgspec.Struct, frozen=True, kw_only=True):
+    """``POST /worker/lost``: tells a new data directory which slices the one before it held. Answer: the ``Identity``.
+
+    Attributes:
+        id: the worker's.
+        uuid: of the directory that is told.
+        number: the claim number of the replacement.
+        routes: slices that were settled before it and name the worker.
+        more: more of them follow; only after the last ones may the directory be pinned.
+    """
+
+    id: WorkerId
+    uuid: str
+    number: int
+    routes: tuple[SettledRoute, ...]
+    more: bool = False
+
+
+class RoutesQuestion(msgspec.Struct, frozen=True, kw_only=True):
+    """``POST /worker/routes``, ``/worker/registry/routes``, ``/cluster/routes``: tell all routes that are known there.
+
+    Attributes:
+        cluster: the cluster id; None: whatever cluster it is.
+        claims: with a cluster: a claim number to keep, durably, before the answer.
+        after: only slices after this one.
+    """
+
+    cluster: str | None = None
+    claims: int = 0
+    after: SliceId | None = None
+
+
+class KnownRoutes(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer: what a node, or the registry, knows of its cluster.
+
+    Attributes:
+        cluster: the cluster that it belongs to; None: to none yet.
+        claims: the highest claim number that it knows.
+        pins: the cluster's constants, as it knows them.
+        routes: ascending by slice; number 0 where the number of the claim is not known.
+        more: there are further slices after the last one here.
+        unreadable: slices whose route it should know, but cannot read.
+    """
+
+    cluster: str | None
+    claims: int
+    pins: Pins | None
+    routes: tuple[SettledRoute, ...] = ()
+    more: bool = False
+    unreadable: tuple[SliceId, ...] = ()
+
+
+class Rebuild(msgspec.Struct, frozen=True, kw_only=True):
+    """``POST /worker/registry/rebuild``: what everybody together knows. Answer: the ``RegistryState``.
+
+    Attributes:
+        host: the uuid of the data directory that is to host it.
+        own: the registry's claim number when everybody was asked: if it has settled more since, it refuses.
+        claims: its claim number from now on.
+        pins: the cluster's constants.
+        routes: settled routes; those that it has already must be the same.
+        more: more of them follow; until the last ones are there, it settles nothing.
+    """
+
+    host: str
+    own: int
+    claims: int
+    pins: Pins
+    routes: tuple[SettledRoute, ...]
+    more: bool = False
 
 
 T = TypeVar("T")

@@ -21,6 +21,7 @@ _COMMANDS = {
     "check-config": "tallyslice.check_config:check_config",
     "feed": "tallyslice.feed:feed",
     "plan": "tallyslice.plan:plan",
+    "registry": "tallyslice.registry:registry",
     "up": "tallyslice.up:up",
 }
 

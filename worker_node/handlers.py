@@ -6,10 +6,15 @@
     POST /worker/summaries          Question -> Answer            msgpack
     GET  /worker/identity           -> Identity                   JSON, as all below
     POST /worker/join               Join -> Identity
+    POST /worker/lost               LostSlices -> Identity        msgpack
+    POST /worker/routes             RoutesQuestion -> KnownRoutes msgpack
     GET  /worker/registry           -> RegistryState              404 where the registry is not
     POST /worker/registry/pins      Pins -> RegistryState
     POST /worker/registry/workers   PinWorker -> RegistryState
     POST /worker/registry/claims    Claim -> Settled
+    POST /worker/registry/replace   ReplaceWorker -> RegistryState
+    POST /worker/registry/routes    RoutesQuestion -> KnownRoutes msgpack
+    POST /worker/registry/rebuild   Rebuild -> RegistryState      msgpack
     GET  /worker?slice=S            -> the slice, as text or JSON; /workers too
     POST /worker?slice=S&user=K&T   counts one event of type T without a number, for debugging
     GET  /worker/slices             -> {"slices": [...]}
@@ -26,15 +31,15 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 from aiohttp import web
 
-from common.bodies import read_body
 from common.errors import Malformed, NoAnswer, NotHere, WrongMediaType
 from common.events import is_event_type, read_urlencoded
 from common.slices import SliceId
 from common.summaries import Summary, to_json, to_text
-from common.web import json_response, require_token
+from common.web import json_response, read_body, require_token
 from common.wire import (
     MEDIA_TYPE,
     QUESTION_SLICES_MAX,
+    ROUTES_PAGE_MAX,
     SLICE_MAX,
     SLICE_MIN,
     Answer,
@@ -42,12 +47,18 @@ from common.wire import (
     Claim,
     Envelope,
     Join,
+    KnownRoutes,
+    LostSlices,
     Outcome,
     Pins,
     PinWorker,
     Question,
+    Rebuild,
     Receipt,
+    ReplaceWorker,
     Reply,
+    RoutesQuestion,
+    SettledRoute,
     decode,
     decode_envelope,
     encode,
@@ -106,10 +117,15 @@ class Handlers:
         app.router.add_post("/worker/summaries", self.summaries)
         app.router.add_get("/worker/identity", self.identity)
         app.router.add_post("/worker/join", self.join)
+        app.router.add_post("/worker/lost", self.lost)
+        app.router.add_post("/worker/routes", self.routes)
         app.router.add_get("/worker/registry", self.registry)
         app.router.add_post("/worker/registry/pins", self.pin)
         app.router.add_post("/worker/registry/workers", self.pin_worker)
         app.router.add_post("/worker/registry/claims", self.claim)
+        app.router.add_post("/worker/registry/replace", self.replace_worker)
+        app.router.add_post("/worker/registry/routes", self.registry_routes)
+        app.router.add_post("/worker/registry/rebuild", self.rebuild)
         app.router.add_get("/worker/slices", self.slices)
         for path in ("/worker", "/workers"):
             app.router.add_get(path, self.show)
@@ -195,6 +211,50 @@ class Handlers:
         claim = await self._message(request, Claim)
         door, known = self._closing.door(), self._totals.claims
         return json_response(await self._ask(lambda registry: registry.claim(claim, known=known, door=door)))
+
+    async def replace_worker(self, request: web.Request) -> web.Response:
+        """Pin another data directory of a worker, in place of a lost one."""
+        replacement = await self._message(request, ReplaceWorker)
+        known = self._totals.claims
+        return json_response(await self._ask(lambda registry: registry.replace_worker(replacement, known=known)))
+
+    # For `tallyslice registry`.
+
+    async def routes(self, request: web.Request) -> web.Response:
+        """Tell the routes of all slices held here, and of those that the directory before this one held."""
+        question = decode(await self._posted(request, MEDIA_TYPE), RoutesQuestion)
+        if question.cluster is not None:
+            self._membership.require(question.cluster, self._membership.uuid)
+            await self._writer.note_claims(question.claims)
+        asked = self._holdings.between(question.after, None)
+        page = asked[:ROUTES_PAGE_MAX]
+        found, damaged = await self._writer.look(page)
+        identity = self._membership.identity()
+        answer = KnownRoutes(
+            cluster=identity.cluster,
+            claims=identity.claims,
+            pins=identity.pins,
+            routes=tuple(SettledRoute(slice=at, route=found[at].route, number=0) for at in page if at in found),
+            more=len(asked) > len(page),
+            unreadable=tuple(damaged),
+        )
+        return _packed(answer)
+
+    async def lost(self, request: web.Request) -> web.Response:
+        """Learn which slices the data directory before this one held."""
+        lost = decode(await self._posted(request, MEDIA_TYPE), LostSlices)
+        return _packed(await self._membership.lose(lost))
+
+    async def registry_routes(self, request: web.Request) -> web.Response:
+        """Tell all routes that are settled at the registry."""
+        question = decode(await self._posted(request, MEDIA_TYPE), RoutesQuestion)
+        return _packed(await self._ask(lambda registry: registry.routes(question.after)))
+
+    async def rebuild(self, request: web.Request) -> web.Response:
+        """Rebuild the registry from what everybody together knows."""
+        rebuild = decode(await self._posted(request, MEDIA_TYPE), Rebuild)
+        self._membership.check_rebuild(rebuild)
+        return _packed(await self._ask(lambda registry: registry.rebuild(rebuild)))
 
     # For people.
 

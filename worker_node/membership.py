@@ -10,11 +10,10 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from common.errors import ConfigRefused, Contradicts, RegistryBehind, WrongCluster, WrongWorker
+from common.pins import PinsDiffer, merge_pins
 from common.slices import Micros, SliceClock
-from common.wire import Identity, Join, Outcome, Pins
+from common.wire import Identity, Join, LostSlices, Outcome, Pins, Rebuild
 
 if TYPE_CHECKING:
     from common.config import ClusterConfig
@@ -121,6 +120,8 @@ class Membership:
             raise WrongWorker(f"this is worker {mine.id}, not {join.id}")
         if {join.uuid, join.pins.workers.get(mine.id, mine.uuid)} != {mine.uuid}:
             raise WrongWorker(self.explain(Outcome.WRONG_WORKER))
+        if self._totals.replaced < join.pins.replaced.get(mine.id, 0):
+            raise WrongWorker(f"worker {mine.id} has not been told what was lost: run `registry replace-worker` again")
         # Two API nodes may come at the same time: the second must see what the first one left.
         async with self._joining:
             if mine.cluster is not None and mine.cluster != join.pins.cluster:
@@ -132,6 +133,40 @@ class Membership:
             if mine.cluster is None:
                 await self._writer.run(partial(mine.join, pins.cluster))
         return self.identity()
+
+    async def lose(self, lost: LostSlices) -> Identity:
+        """Learn which slices the data directory before this one held; durable when this returns.
+
+        Raises:
+            WrongWorker: the caller means another worker, or another data directory.
+            Contradicts: this directory is in use, so that what it holds would pass for all there is.
+        """
+        mine = self._directory
+        if (lost.id, lost.uuid) != (mine.id, mine.uuid):
+            raise WrongWorker(self.explain(Outcome.WRONG_WORKER))
+        async with self._joining:
+            if mine.cluster is not None:
+                raise Contradicts(
+                    f"the data directory {mine.uuid} of worker {mine.id} is in use already, and replaces none"
+                )
+            await self._writer.lose(lost.routes, replaced=0 if lost.more else lost.number)
+        return self.identity()
+
+    def check_rebuild(self, rebuild: Rebuild) -> None:
+        """Whether the registry may be rebuilt here.
+
+        Raises:
+            WrongWorker: the caller means another data directory, or the registry is elsewhere.
+            WrongCluster: this worker belongs to another cluster.
+            RegistryBehind: this worker has heard of more claims than the registry would have.
+        """
+        mine = self._directory
+        if rebuild.host != mine.uuid or rebuild.pins.registry != mine.id:
+            raise WrongWorker(self.explain(Outcome.WRONG_WORKER))
+        if mine.cluster not in (None, rebuild.pins.cluster):
+            raise WrongCluster(self.explain(Outcome.WRONG_CLUSTER))
+        if rebuild.claims <= self._totals.claims:
+            raise RegistryBehind(f"{self._totals.claims} claims are known: the registry cannot have {rebuild.claims}")
 
     def check_first_pins(self, pins: Pins) -> None:
         """Whether an empty registry at this worker may be given these pins.
@@ -160,8 +195,8 @@ class Membership:
 
 
 def _merged(known: Pins, brought: Pins) -> Pins:
-    """The pins with the workers that were pinned since. Of another worker's data the caller knows better."""
-    merged = msgspec.structs.replace(known, workers={**known.workers, **brought.workers})
-    if msgspec.structs.replace(brought, workers=merged.workers) != merged:
-        raise WrongCluster("these are not the constants that this worker has joined with")
-    return merged
+    """The pins with what was pinned since."""
+    try:
+        return merge_pins(known, brought)
+    except PinsDiffer as error:
+        raise WrongCluster(f"these are not the constants that this worker has joined with: {error}") from error

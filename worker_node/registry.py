@@ -4,6 +4,8 @@
 
     database  key                    value
     facts     b"pins"                msgpack: the pins, once somebody proposed them
+              b"claims"              u64, big-endian: the claim number, where no route bears it
+              b"rebuild"             u64, big-endian: while it is being rebuilt: the claim number that it will have
     routes    slice                  msgpack: SettledRoute: slice, route, number
     numbers   u64, big-endian        the slice that was settled under this number
 
@@ -11,6 +13,7 @@
 
 Everything here is put-if-absent: the first proposal wins, and the answer tells what holds. Claims are numbered from 1
 without gaps, so that whoever has heard of a number that is not here knows that this file is old, or is not the one.
+A rebuilt registry begins far beyond every number that anybody has heard of, for the same reason.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -28,16 +32,21 @@ import msgspec
 
 from common.errors import Contradicts, Malformed, RegistryBehind, TallysliceError, WrongCluster, WrongWorker
 from common.lmdb_file import MAP_BYTES, Kind, LmdbFile, Txn, open_or_fail
+from common.pins import PinsDiffer, merge_pins
 from common.routing import Route, WorkerId
-from common.slices import SliceId
+from common.slices import Micros, SliceClock, SliceId
 from common.wire import (
     ROUTE_WORKERS_MAX,
+    ROUTES_PAGE_MAX,
     SLICE_MAX,
     SLICE_MIN,
     Claim,
+    KnownRoutes,
     Pins,
     PinWorker,
+    Rebuild,
     RegistryState,
+    ReplaceWorker,
     Settled,
     SettledRoute,
 )
@@ -49,7 +58,7 @@ T = TypeVar("T")
 
 FILE_NAME = "registry.mdb"
 DATABASES = {"facts": Kind.MAP, "routes": Kind.MAP, "numbers": Kind.MAP}
-PINS = b"pins"
+PINS, CLAIMS, REBUILD = b"pins", b"claims", b"rebuild"
 RECENT_MAX = 100  # routes shown in /cluster: some days of hours
 
 _KEY_BYTES = 8
@@ -81,6 +90,7 @@ class Registry:
         self.named: frozenset[WorkerId] = frozenset()
         self._slices: list[SliceId] = []
         self._recent: deque[SettledRoute] = deque(maxlen=RECENT_MAX)
+        self._rebuilding = 0
         self._file = LmdbFile(path=folder / FILE_NAME, databases=DATABASES, map_bytes=map_bytes)
 
     def open(self) -> None:
@@ -101,6 +111,19 @@ class Registry:
         """What is settled, as committed."""
         return RegistryState(
             pins=self.pins, claims=self.claims, named=tuple(sorted(self.named)), recent=tuple(self._recent)
+        )
+
+    def routes(self, after: SliceId | None) -> KnownRoutes:
+        """A page of what is settled, ascending."""
+        if not self._file.txn:
+            return KnownRoutes(cluster=None, claims=0, pins=None)
+        found = self._file.read(lambda txn: self._page(txn, after))
+        return KnownRoutes(
+            cluster=None if self.pins is None else self.pins.cluster,
+            claims=self.claims,
+            pins=self.pins,
+            routes=tuple(found[:ROUTES_PAGE_MAX]),
+            more=len(found) > ROUTES_PAGE_MAX,
         )
 
     def pin(self, pins: Pins) -> RegistryState:
@@ -137,34 +160,126 @@ class Registry:
             RegistryBehind: the caller, or this worker, knows of claims that are not here.
             Malformed: a route is none.
         """
-        self._pinned(claim.cluster)
-        if self.claims < max(claim.claims, known):
-            message = f"{max(claim.claims, known)} claims are known, and this registry has {self.claims}: rebuild it"
-            raise RegistryBehind(message)
+        pins = self._pinned(claim.cluster)
+        self._require_newest(max(claim.claims, known))
         for slice_id, route in claim.routes.items():
             _check(slice_id, route)
-        found, new, over = self._file.read(lambda txn: self._settle(txn, claim, door))
+        found, new, over, unknown = self._file.read(lambda txn: self._settle(txn, claim, door, _known_from(pins)))
         if new:
             self._file.write(lambda txn: self._put_routes(txn, new))
             self._remember(new)
-        return Settled(claims=self.claims, routes=(*found, *new), over=over)
+        return Settled(claims=self.claims, routes=(*found, *new), over=tuple(over), unknown=tuple(unknown))
+
+    def replace_worker(self, replacement: ReplaceWorker, *, known: int) -> RegistryState:
+        """Settle another data directory of a worker, in place of a lost one; durable when this returns.
+
+        Args:
+            replacement: which, and the claim number that it is to have.
+            known: the highest claim number that this worker has heard of.
+
+        Raises:
+            WrongCluster: the caller means another cluster.
+            WrongWorker: the directory that is settled is not the one that the caller means.
+            RegistryBehind: this worker knows of claims that are not here.
+            Contradicts: something was settled since the caller looked.
+        """
+        pins = self._pinned(replacement.cluster)
+        self._require_newest(known)
+        worker, number = replacement.id, replacement.number
+        if pins.workers.get(worker) != replacement.lost:
+            raise WrongWorker(f"worker {worker} is not pinned to the data directory {replacement.lost}")
+        if number != self.claims + 1:
+            raise Contradicts(f"the next claim number is {self.claims + 1}, not {number}: look again")
+        replaced = msgspec.structs.replace(
+            pins,
+            workers={**pins.workers, worker: replacement.uuid},
+            replaced={**pins.replaced, worker: number},
+        )
+        self._put_pins(replaced, claims=number)
+        return self.state()
+
+    def rebuild(self, rebuild: Rebuild) -> RegistryState:
+        """Take in what everybody together knows; durable when this returns. Until all of it is there, settle nothing.
+
+        Raises:
+            WrongCluster: this registry is another cluster's.
+            Contradicts: something was settled since everybody was asked, or a slice has another route here.
+            RegistryBehind: the new claim number is not beyond this registry's.
+            Malformed: a route is none.
+        """
+        pins = self._with_pins(rebuild.pins)
+        if self.claims != rebuild.own:
+            raise Contradicts(f"the registry has settled more since everybody was asked: {self.claims}: ask again")
+        if rebuild.claims <= self.claims:
+            raise RegistryBehind(f"the registry has {self.claims} claims already: it cannot have {rebuild.claims}")
+        for one in rebuild.routes:
+            _check(one.slice, one.route)
+        self._file.write(lambda txn: self._take_in(txn, rebuild, pins))
+        if rebuild.more:
+            self._rebuilding = rebuild.claims
+        else:
+            self._slices.clear()
+            self._recent.clear()
+            self._file.read(self._load)
+        return self.state()
+
+    def _with_pins(self, brought: Pins) -> Pins:
+        if self.pins is None:
+            return brought
+        self._pinned(brought.cluster)
+        try:
+            return merge_pins(self.pins, brought)
+        except PinsDiffer as error:
+            raise Contradicts(f"this registry has other constants: {error}") from error
+
+    def _take_in(self, txn: Txn, rebuild: Rebuild, pins: Pins) -> None:
+        facts, routes = self._file.database("facts"), self._file.database("routes")
+        number = rebuild.claims.to_bytes(_KEY_BYTES, "big")
+        new = []
+        for one in rebuild.routes:
+            stored = txn.get(_slice_key(one.slice), db=routes)
+            if stored is None:
+                new.append(one)
+            elif _decode_route(stored).route != one.route:
+                raise Contradicts(f"slice {one.slice} is settled under another route here: ask again")
+        self._put_routes(txn, new)
+        txn.put(PINS, _encode(pins), db=facts)
+        txn.put(REBUILD, number, db=facts)
+        if not rebuild.more:
+            txn.delete(REBUILD, db=facts)
+            txn.put(CLAIMS, number, db=facts)
+
+    def _page(self, txn: Txn, after: SliceId | None) -> list[SettledRoute]:
+        cursor = txn.cursor(self._file.database("routes"))
+        if not (cursor.first() if after is None else cursor.set_range(_slice_key(after) + b"\0")):
+            return []
+        return [_decode_route(stored) for _, stored in islice(cursor, ROUTES_PAGE_MAX + 1)]
+
+    def _require_newest(self, known: int) -> None:
+        if self._rebuilding:
+            raise RegistryBehind("this registry is being rebuilt; if that was broken off, rebuild it again")
+        if self.claims < known:
+            raise RegistryBehind(f"{known} claims are known, and this registry has {self.claims}: rebuild it")
 
     def _settle(
-        self, txn: Txn, claim: Claim, door: Door
-    ) -> tuple[list[SettledRoute], list[SettledRoute], tuple[SliceId, ...]]:
+        self, txn: Txn, claim: Claim, door: Door, known_from: SliceId | None
+    ) -> tuple[list[SettledRoute], list[SettledRoute], list[SliceId], list[SliceId]]:
         found: list[SettledRoute] = []
         new: list[SettledRoute] = []
         over: list[SliceId] = []
+        unknown: list[SliceId] = []
         room = door.slices_max - self._open_slices(door)
         for slice_id, route in claim.routes.items():
             stored = txn.get(_slice_key(slice_id), db=self._file.database("routes"))
             if stored is not None:
                 found.append(_decode_route(stored))
+            elif known_from is not None and slice_id < known_from:
+                unknown.append(slice_id)
             elif route and (len(new) < room or (door.now is not None and slice_id - door.now in (0, 1))):
                 new.append(SettledRoute(slice=slice_id, route=route, number=self.claims + len(new) + 1))
             elif route:
                 over.append(slice_id)
-        return found, new, tuple(over)
+        return found, new, over, unknown
 
     def _open_slices(self, door: Door) -> int:
         if door.first_open is None:
@@ -173,14 +288,23 @@ class Registry:
 
     def _pinned(self, cluster: str) -> Pins:
         if self.pins is None:
-            raise Contradicts("nothing is pinned here yet")
+            # Whoever asks has joined a cluster, which had its pins from a registry.
+            raise RegistryBehind("nothing is pinned here: if this was the cluster's registry, it is lost: rebuild it")
         if self.pins.cluster != cluster:
             raise WrongCluster(f"this registry is that of cluster {self.pins.cluster}")
         return self.pins
 
-    def _put_pins(self, pins: Pins) -> None:
-        self._file.write(lambda txn: txn.put(PINS, _encode(pins), db=self._file.database("facts")))
+    def _put_pins(self, pins: Pins, *, claims: int | None = None) -> None:
+        def work(txn: Txn) -> None:
+            facts = self._file.database("facts")
+            txn.put(PINS, _encode(pins), db=facts)
+            if claims is not None:
+                txn.put(CLAIMS, claims.to_bytes(_KEY_BYTES, "big"), db=facts)
+
+        self._file.write(work)
         self.pins = pins
+        if claims is not None:
+            self.claims = claims
 
     def _put_routes(self, txn: Txn, routes: list[SettledRoute]) -> None:
         for one in routes:
@@ -196,10 +320,13 @@ class Registry:
         self.named = self.named.union(*(one.route for one in routes))
 
     def _load(self, txn: Txn) -> None:
-        pins = txn.get(PINS, db=self._file.database("facts"))
+        facts = self._file.database("facts")
+        pins = txn.get(PINS, db=facts)
         self.pins = None if pins is None else msgspec.msgpack.decode(pins, type=Pins)
         settled = [_decode_route(stored) for _, stored in txn.cursor(self._file.database("routes"))]
         self._remember(sorted(settled, key=lambda one: one.number))
+        self.claims = max(self.claims, int.from_bytes(txn.get(CLAIMS, b"", db=facts), "big"))
+        self._rebuilding = int.from_bytes(txn.get(REBUILD, b"", db=facts), "big")
 
 
 class RegistryThread:
@@ -241,6 +368,15 @@ class RegistryThread:
             # As in the writer: a disk that refuses is not to be trusted any more.
             self._fail(error)
             raise
+
+
+def _known_from(pins: Pins) -> SliceId | None:
+    """The first slice of which it is known whether it is settled; None if that is known of all."""
+    if pins.unknown_before is None:
+        return None
+    clock = SliceClock(first=Micros(pins.first), length_seconds=pins.length_seconds)
+    # A slice that began at that very instant began after it.
+    return SliceId(clock.slice_at(Micros(pins.unknown_before - 1)) + 1)
 
 
 def _check(slice_id: int, route: Route) -> None:

@@ -5,6 +5,8 @@
     database  key                  value
     facts     b"pins"              msgpack: the cluster's pins, once the worker has joined
               b"claims"            u64, big-endian: the highest claim number that the worker ever heard of
+              b"replaced"          u64, big-endian: the claim number by which this directory took a lost one's place
+              b"lost" + slice      msgpack: the route of a slice that the lost one held
     closed    slice                msgpack: summary, route, file uuid, txn; position, key id
     streams   slice + 16 bytes     a StreamRecord, as in the slice file
 
@@ -19,19 +21,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 
 import msgspec
 
 from common.lmdb_file import MAP_BYTES, Kind, LmdbFile, Txn, open_or_fail
+from common.routing import Route
 from common.slices import SliceId
-from common.wire import NO_ID, SLICE_MIN, Batch, Held, Outcome, Pins
+from common.summaries import Summary
+from common.wire import NO_ID, SLICE_MIN, Batch, Held, Outcome, Pins, SettledRoute
 from worker_node.receiver import APPLY, CLOSED, Decision, Label, NumberedBatch, StreamRecord, decide_labelled, split
 
 FILE_NAME = "totals.mdb"
 DATABASES = {"facts": Kind.MAP, "closed": Kind.MAP, "streams": Kind.MAP}
 
-PINS, CLAIMS = b"pins", b"claims"
+PINS, CLAIMS, REPLACED, LOST = b"pins", b"claims", b"replaced", b"lost"
 _U64_BYTES = 8
 
 
@@ -46,6 +51,7 @@ class _Closed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _decode_closed = msgspec.msgpack.Decoder(_Closed).decode
+_decode_route = msgspec.msgpack.Decoder(Route).decode
 _encode = msgspec.msgpack.encode
 
 
@@ -55,11 +61,13 @@ class Totals:
     Attributes:
         pins: the cluster's constants; None until the worker has joined.
         claims: the highest claim number that the worker has heard of; durable before it is seen here.
+        replaced: the number of the claim by which this directory took a lost one's place; 0 if it did not.
     """
 
     def __init__(self, *, folder: Path, map_bytes: int = MAP_BYTES) -> None:
         self.pins: Pins | None = None
         self.claims = 0
+        self.replaced = 0
         self._file = LmdbFile(path=folder / FILE_NAME, databases=DATABASES, map_bytes=map_bytes)
 
     def open(self) -> None:
@@ -72,7 +80,7 @@ class Totals:
         if self._file.txn == 0:
             # Makes the databases, so that everything can be read from here on.
             self._file.write(lambda txn: self._put_claims(txn, 0))
-        self.pins, self.claims = self._file.read(self._facts)
+        self.pins, self.claims, self.replaced = self._file.read(self._facts)
 
     def close(self) -> None:
         """Close the file."""
@@ -88,6 +96,43 @@ class Totals:
         if claims > self.claims:
             self._file.write(lambda txn: self._put_claims(txn, claims))
             self.claims = claims
+
+    def lose(self, routes: Iterable[SettledRoute], *, replaced: int) -> None:
+        """Keep which slices the directory before this one held; durable when this returns.
+
+        Args:
+            routes: of those slices.
+            replaced: the number of the replacement; 0 while there are more of them to come.
+        """
+        lost = [(LOST + _slice_key(one.slice), msgspec.msgpack.encode(one.route)) for one in routes]
+
+        def work(txn: Txn) -> None:
+            for key, route in lost:
+                txn.put(key, route, db=self._file.database("facts"))
+            if replaced:
+                txn.put(REPLACED, replaced.to_bytes(_U64_BYTES, "big"), db=self._file.database("facts"))
+
+        self._file.write(work)
+        self.replaced = replaced or self.replaced
+
+    def lost(self, slice_id: SliceId) -> Held | None:
+        """What is known of a slice that the directory before this one held: its route. None if it held no such."""
+        stored = self._file.read(lambda txn: txn.get(LOST + _slice_key(slice_id), db=self._file.database("facts")))
+        if stored is None:
+            return None
+        return Held(summary=Summary(slice=slice_id, complete=False), route=_decode_route(stored))
+
+    def lost_slices(self) -> frozenset[SliceId]:
+        """All slices that the directory before this one held."""
+
+        def work(txn: Txn) -> frozenset[SliceId]:
+            cursor = txn.cursor(self._file.database("facts"))
+            if not cursor.set_range(LOST):
+                return frozenset()
+            keys = takewhile(lambda key: key.startswith(LOST), cursor.iternext(keys=True, values=False))
+            return frozenset(_slice_of(key.removeprefix(LOST)) for key in keys)
+
+        return self._file.read(work)
 
     def closed(self, slice_id: SliceId) -> Held | None:
         """What a closed slice holds; None if it is not closed."""
@@ -149,11 +194,11 @@ class Totals:
     def _put_claims(self, txn: Txn, claims: int) -> None:
         txn.put(CLAIMS, claims.to_bytes(_U64_BYTES, "big"), db=self._file.database("facts"))
 
-    def _facts(self, txn: Txn) -> tuple[Pins | None, int]:
+    def _facts(self, txn: Txn) -> tuple[Pins | None, int, int]:
         facts = self._file.database("facts")
         pins = txn.get(PINS, db=facts)
-        claims = int.from_bytes(txn.get(CLAIMS, b"", db=facts), "big")
-        return None if pins is None else msgspec.msgpack.decode(pins, type=Pins), claims
+        claims, replaced = (int.from_bytes(txn.get(name, b"", db=facts), "big") for name in (CLAIMS, REPLACED))
+        return None if pins is None else msgspec.msgpack.decode(pins, type=Pins), claims, replaced
 
 
 def _with_late(held: Held, batch: Batch) -> Held:

@@ -22,15 +22,17 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+import msgspec
 
 from common.errors import Contradicts, InputOutputFailed, SliceClosed, TallysliceError, Unavailable
 from common.lmdb_file import Damaged
 from common.routing import owner_position
 from common.slices import SliceId
-from common.wire import Held, Outcome, Pins, Receipt
+from common.wire import Held, Outcome, Pins, Receipt, SettledRoute
 from worker_node.receiver import Decision, NumberedBatch, decide
 from worker_node.room import Load, Room
 
@@ -195,6 +197,10 @@ class Writer:
         """Keep the cluster's pins; durable when this returns."""
         await self.run(partial(self._totals.set_pins, pins))
 
+    async def lose(self, routes: Sequence[SettledRoute], *, replaced: int) -> None:
+        """Keep which slices the data directory before this one held; see Totals.lose."""
+        await self.run(partial(self._lose, routes, replaced))
+
     async def run(self, work: Callable[[], T]) -> T:
         """Run something on the thread, between groups."""
         future: asyncio.Future[T] = self._future()
@@ -243,7 +249,8 @@ class Writer:
             self._shelf.start(closed=closed)
         except OSError as error:
             raise InputOutputFailed(f"the folder of the slice files cannot be read: errno {error.errno}") from error
-        self._opened.set_result((self._shelf.slices, closed))
+        # What a lost directory held counts as open: it may yet be given a file here.
+        self._opened.set_result((self._shelf.slices | self._totals.lost_slices() - closed, closed))
 
     def _serve_group(self) -> bool:
         """Wait for a job, take all that queued behind it, and do it.
@@ -300,6 +307,8 @@ class Writer:
         if store is None:
             if self._totals.closed(slice_id) is not None:
                 return self._totals.receive_late(slice_id, items)
+            if self._totals.lost(slice_id) is not None:
+                items = list(map(_regressed, items))
             # The file is made for the first batch that is to be applied, not for one that is out of order.
             for item in items:
                 decision = decide(None, item.batch.seq, item.check)
@@ -320,7 +329,8 @@ class Writer:
         found: dict[SliceId, Held | Damaged | None] = {}
         for slice_id in slices:
             try:
-                found[slice_id] = self._shelf.look(slice_id) or self._totals.closed(slice_id)
+                held = self._shelf.look(slice_id) or self._totals.closed(slice_id)
+                found[slice_id] = held or self._totals.lost(slice_id)
             except Damaged as damage:
                 found[slice_id] = damage
         self._call_back(self._looked, found)
@@ -347,11 +357,16 @@ class Writer:
             store = self._shelf.get(slice_id)
         except Damaged:
             return  # what it holds is not known, so it cannot be summed up
-        if store is None:
-            return
-        self._totals.close_slice(store.held, store.label, store.streams())
-        self._shelf.remove(slice_id)
+        if store is not None:
+            self._totals.close_slice(store.held, store.label, store.streams())
+            self._shelf.remove(slice_id)
         self._call_back(self._holdings.closed, slice_id)
+
+    def _lose(self, routes: Sequence[SettledRoute], replaced: int) -> None:
+        self._totals.lose(routes, replaced=replaced)
+        for one in routes:
+            if one.slice not in self._shelf:
+                self._call_back(self._holdings.keep, self._totals.lost(one.slice))
 
     def _run(self, work: _Work[T]) -> None:
         try:
@@ -386,6 +401,11 @@ class Writer:
         self._stopping = True
         for future in list(self._pending):
             _set_exception(future, Unavailable("the worker cannot write any more"))
+
+
+def _regressed(item: NumberedBatch) -> NumberedBatch:
+    """The batch as its sender would have marked it, had it known what was lost here; its check stays what it was."""
+    return replace(item, batch=msgspec.structs.replace(item.batch, regressed=True))
 
 
 def _receipt(item: NumberedBatch, decision: Decision, held: Held | None) -> Receipt:

@@ -5,23 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from aiohttp import web
 
-from common.errors import PeerError, WireError
+from common.errors import PeerError, WireError, WrongCluster, WrongMediaType
 from common.judge import differing
 from common.slices import format_instant
-from common.web import json_response
+from common.web import json_response, read_body, require_token
+from common.wire import MEDIA_TYPE, ROUTES_PAGE_MAX, KnownRoutes, RoutesQuestion, SettledRoute, decode, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from aiohttp import web
+    from collections.abc import Callable, Mapping
 
     from api_node.membership import Membership
     from api_node.registry import Registry
+    from api_node.settled_routes import SettledRoutes
     from api_node.spool_room import SpoolRoom
     from api_node.worker_client import WorkerLink, WorkerPool
     from common.cluster_watch import ClusterWatch
     from common.config import ClusterConfig
+    from common.routing import Route
+    from common.slices import SliceId
     from common.wire import RegistryState
 
 
@@ -32,6 +35,8 @@ class ClusterRoutes:
         self,
         *,
         config: Callable[[], ClusterConfig],
+        token: Callable[[], str | None],
+        routes: SettledRoutes,
         watch: ClusterWatch,
         membership: Membership,
         registry: Registry,
@@ -40,6 +45,8 @@ class ClusterRoutes:
         problems: Callable[[], list[str]],
     ) -> None:
         self._config = config
+        self._token = token
+        self._routes = routes
         self._watch = watch
         self._membership = membership
         self._registry = registry
@@ -51,6 +58,7 @@ class ClusterRoutes:
         """Register the routes."""
         app.router.add_get("/cluster", self.show)
         app.router.add_get("/cluster/", self.show)
+        app.router.add_post("/cluster/routes", self.routes)
 
     async def show(self, _: web.Request) -> web.Response:
         """Everything, freshly asked of the registry where it answers."""
@@ -82,6 +90,31 @@ class ClusterRoutes:
             }
         )
 
+    async def routes(self, request: web.Request) -> web.Response:
+        """Tell all routes that this node knows, from its cache and its spools: for ``tallyslice registry``."""
+        require_token(request, self._token())
+        if request.content_type != MEDIA_TYPE:
+            message = f"send {MEDIA_TYPE}"
+            raise WrongMediaType(message)
+        question = decode(await read_body(request), RoutesQuestion)
+        pins, claims = self._membership.known()
+        if question.cluster is not None:
+            if self._membership.pins is None or self._membership.pins.cluster != question.cluster:
+                message = "this node has not joined that cluster"
+                raise WrongCluster(message)
+            await self._membership.hear_claims(question.claims)
+            claims = self._membership.claims
+        if pins is not None and self._membership.pins is None:
+            # It is only adopted by those who have joined, which takes a registry.
+            await self._room.adopt(pins.cluster)
+        answer = _page(await self._known_routes(), question.after)
+        body = msgspec.structs.replace(answer, cluster=pins and pins.cluster, claims=claims, pins=pins)
+        return web.Response(body=encode(body), content_type=MEDIA_TYPE)
+
+    async def _known_routes(self) -> dict[SliceId, Route | None]:
+        spooled = await self._room.routes()
+        return spooled | self._routes.all_known() | {at: route for at, route in spooled.items() if route}
+
     async def _state(self) -> RegistryState | None:
         try:
             state = await self._registry.state()
@@ -107,3 +140,16 @@ class ClusterRoutes:
                 for at, parked in link.parked().items()
             },
         }
+
+
+def _page(known: Mapping[SliceId, Route | None], after: SliceId | None) -> KnownRoutes:
+    slices = sorted(at for at in known if after is None or at > after)
+    page = slices[:ROUTES_PAGE_MAX]
+    return KnownRoutes(
+        cluster=None,
+        claims=0,
+        pins=None,
+        routes=tuple(SettledRoute(slice=at, route=route, number=0) for at in page if (route := known[at])),
+        more=len(slices) > len(page),
+        unreadable=tuple(at for at in page if not known[at]),
+    )

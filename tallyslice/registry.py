@@ -1,0 +1,153 @@
+"""``tallyslice registry``: when the registry, or a worker's disk, is lost.
+
+``rebuild`` puts the registry together from what all nodes know. ``replace-worker`` lets a worker go on with an empty
+data directory, and marks what was in the lost one. What happens is in ``recovery``; here it is asked for, and shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from common.config import ClusterConfig, load_config, load_token
+from common.routing import WorkerId
+from common.slices import Micros, SliceId, format_instant
+from tallyslice.check_config import plain_console
+
+if TYPE_CHECKING:
+    from tallyslice.recovery import Rebuilt, Recovery, Replaced
+
+T = TypeVar("T")
+
+DEFAULT_CLUSTER_FILE = Path("etc/cluster.json")
+SLICES_SHOWN_MAX = 20
+
+_cluster_file = click.argument("cluster_file", type=click.Path(path_type=Path), default=DEFAULT_CLUSTER_FILE)
+
+
+@click.group
+def registry() -> None:
+    """When the registry, or a worker's disk, is lost."""
+
+
+@registry.command
+@_cluster_file
+@click.option(
+    "--without",
+    "lost",
+    multiple=True,
+    metavar="NODE",
+    help="A node that is lost for good and is not asked, such as worker-0 or api-1. May be given several times.",
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
+def rebuild(cluster_file: Path, lost: Sequence[str], dry_run: bool) -> None:
+    """Rebuild the registry of CLUSTER_FILE from what all its nodes know.
+
+    Every node must answer. With --without, slices that began before now and that nobody else knows of answer 503 from
+    then on: whether they hold anything is not known.
+    """
+    config = load_config(cluster_file)
+    without = frozenset(_node(config, name) for name in lost)
+    console = plain_console()
+    now = Micros(time.time_ns() // 1000)
+    rebuilt = _with_recovery(
+        config, console, lambda recovery: recovery.rebuild(without=without, now=now, dry_run=dry_run)
+    )
+    _show_rebuilt(console, rebuilt)
+    _say(console, "Nothing was changed: this was a dry run." if dry_run else "The registry is rebuilt.")
+    _warn_deaf(console, rebuilt.deaf)
+
+
+@registry.command("replace-worker")
+@click.argument("worker", metavar="ID")
+@_cluster_file
+def replace_worker(worker: str, cluster_file: Path) -> None:
+    """Pin the data directory that worker ID of CLUSTER_FILE runs on now, in place of the one that was lost.
+
+    Slices that were settled before are incomplete for good, unless their files were put into the new directory first.
+    """
+    config = load_config(cluster_file)
+    if worker not in config.worker_nodes:
+        known = ", ".join(config.worker_nodes)
+        message = f"no worker {worker} in {cluster_file}; known: {known}"
+        raise click.UsageError(message)
+    console = plain_console()
+    replaced = _with_recovery(config, console, lambda recovery: recovery.replace_worker(WorkerId(worker)))
+    _show_replaced(console, worker, replaced)
+    _warn_deaf(console, replaced.deaf)
+
+
+def _with_recovery(config: ClusterConfig, console: Console, work: Callable[[Recovery], Coroutine[Any, Any, T]]) -> T:
+    import aiohttp  # noqa: PLC0415 - slow to import: whoever asks for help should not wait for it
+
+    from tallyslice.recovery import Recovery  # noqa: PLC0415 - likewise
+
+    async def run() -> T:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
+            recovery = Recovery(
+                session=session, config=config, token=load_token(config), tell=lambda line: _say(console, line)
+            )
+            return await work(recovery)
+
+    return asyncio.run(run())
+
+
+def _node(config: ClusterConfig, name: str) -> str:
+    """A node's name in full; its plain id will do where only one node has it."""
+    names = [*(f"worker-{worker}" for worker in config.worker_nodes), *(f"api-{api}" for api in config.api_nodes)]
+    if name in names:
+        return name
+    found = [one for one in names if one.partition("-")[2] == name]
+    if len(found) == 1:
+        return found[0]
+    message = f"{name} may be {' or '.join(found)}" if found else f"no node {name}; known: {', '.join(names)}"
+    raise click.BadParameter(message, param_hint="--without")
+
+
+def _show_rebuilt(console: Console, rebuilt: Rebuilt) -> None:
+    merged = rebuilt.merged
+    times = Counter(one.slice for told in rebuilt.told for one in told.routes.values())
+    table = Table("Who", "Routes", "Known to nobody else", "Highest claim", title="Told", title_justify="left")
+    for told in rebuilt.told:
+        alone = sum(times[slice_id] == 1 for slice_id in told.routes)
+        table.add_row(told.who, f"{len(told.routes):,}", f"{alone:,}", f"{told.claims:,}")
+    console.print(table)
+    _say(console, f"Cluster {merged.pins.cluster}: {len(merged.routes):,} slices are settled.")
+    _say(console, f"The claim number is {merged.claims:,}; the highest that anybody knew was {merged.known:,}.")
+    if merged.unclear:
+        shown = _slices(merged.unclear)
+        _say(console, f"Damaged, and their routes known to nobody else: slices {shown}. They answer 503.")
+    if merged.pins.unknown_before is not None:
+        instant = format_instant(merged.pins.unknown_before)
+        _say(console, f"Slices that began before {instant} and are not settled answer 503: nobody knows of them.")
+
+
+def _show_replaced(console: Console, worker: str, replaced: Replaced) -> None:
+    _say(console, f"Worker {worker} is known by data directory {replaced.pins.workers[WorkerId(worker)]}.")
+    missing = replaced.lost - replaced.restored
+    if replaced.restored:
+        _say(console, f"{len(replaced.restored):,} slices were restored.")
+    if missing:
+        _say(console, f"{len(missing):,} slices are incomplete for good: {_slices(sorted(missing))}.")
+
+
+def _slices(slices: Sequence[SliceId]) -> str:
+    shown = ", ".join(map(str, slices[:SLICES_SHOWN_MAX]))
+    return shown if len(slices) <= SLICES_SHOWN_MAX else f"{shown} and {len(slices) - SLICES_SHOWN_MAX:,} more"
+
+
+def _warn_deaf(console: Console, deaf: Iterable[str]) -> None:
+    for line in deaf:
+        _say(console, f"Has not heard of it yet: {line}")
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, soft_wrap=True)
