@@ -37,10 +37,11 @@ from common.cluster_watch import ClusterWatch
 from common.config import ClusterConfig, load_config, load_secret, load_token
 from common.errors import ConfigRefused, ExitError, InputOutputFailed, PeerError, WireError
 from common.judge import Verdict, judge
+from common.listener import FINISH_SECONDS
 from common.logs import new_log
 from common.slices import Micros
 from common.tasks import Tasks
-from common.web import FINISH_SECONDS, Health, add_probes, edge_middleware, serve
+from common.web import Health, add_probes, edge_middleware, serve
 from common.wire import Batch
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ class ApiNode:
         metrics.config_refused.set_function(lambda: self._watch.refusal is not None)
         self.health.reasons += [self._membership.reason, self._tasks.reason, self._died, self._all_refuse]
         self.app = web.Application(
-            middlewares=[edge_middleware(metrics=metrics, log=log)], client_max_size=EVENT_BYTES_MAX + 1
+            middlewares=[edge_middleware(metrics=metrics, log=log)], client_max_size=EVENT_BYTES_MAX
         )
         AnalyticsRoutes(
             config=self._running,

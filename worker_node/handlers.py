@@ -31,11 +31,12 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 from aiohttp import web
 
+from common.bodies import read_body
 from common.errors import Malformed, NoAnswer, NotHere, WrongMediaType
 from common.events import is_event_type, read_urlencoded
 from common.slices import SliceId
 from common.summaries import Summary, to_json, to_text
-from common.web import json_response, read_body, require_token
+from common.web import json_response, require_token
 from common.wire import (
     MEDIA_TYPE,
     QUESTION_SLICES_MAX,

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aiohttp import web
 
+from common.bodies import read_body
 from common.errors import PeerError, WireError, WrongCluster, WrongMediaType
 from common.judge import differing
 from common.slices import format_instant
-from common.web import json_response, read_body, require_token
+from common.web import json_response, require_token
 from common.wire import MEDIA_TYPE, ROUTES_PAGE_MAX, KnownRoutes, RoutesQuestion, SettledRoute, decode, encode
 
 if TYPE_CHECKING:
