@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import TypeAlias
 
 import uvloop
 
 from tests.torture.kills import kill_round
-from tests.torture.rounds import Book, clear_progress, report, show_progress
+from tests.torture.network import BY_HAND, IN_CI, network_round
+from tests.torture.rounds import Book, Round, clear_progress, report, show_progress
 
 KILLS_PER_ROUND = 25
+ACKNOWLEDGED_LEAST = 1000  # a round
 STATE = Path("data/torture")
+
+Play: TypeAlias = Callable[[Path, int, Callable[[str], None]], Coroutine[None, None, Round]]
+"""Folder, seed, and who is told what happens -> a round."""
 
 
 def main() -> int:
@@ -27,37 +35,64 @@ def main() -> int:
     kills.add_argument("--wrong", help="a planted bug that the run must find")
     kills.add_argument("--seed", type=int, default=1, help="of the first round; the others follow")
     kills.add_argument("--state", type=Path, help="where finished rounds are kept; a run is taken up from there")
+    network = commands.add_parser("network", help="a bad network between the nodes, one fault after the other")
+    network.add_argument("--rounds", type=int, default=1, help="in each, every fault once")
+    network.add_argument("--seed", type=int, default=1, help="of the first round; the others follow")
+    network.add_argument("--short", action="store_true", help="faults as short as in CI")
+    network.add_argument("--state", type=Path, help="where finished rounds are kept; a run is taken up from there")
     arguments = parser.parse_args()
-    return _kills(arguments)
+    return _kills(arguments) if arguments.command == "kills" else _network(arguments)
 
 
 def _kills(arguments: argparse.Namespace) -> int:
-    name = f"kills-{arguments.seed}-{arguments.wrong or 'product'}.jsonl"
-    book = Book(arguments.state or STATE / name)
-    if book.rounds:
-        _say(f"goes on after {len(book.rounds)} rounds")
-    while (left := arguments.kills - book.faults) > 0 or book.acknowledged < arguments.acknowledged:
-        seed = arguments.seed + len(book.rounds)
-        share = min(KILLS_PER_ROUND, max(left, 1))
-        events = max(1000, -(-arguments.acknowledged * share // arguments.kills))
-        folder = Path(tempfile.mkdtemp(prefix=f"torture-kills-{seed}-"))
+    book = _book(arguments, f"kills-{arguments.seed}-{arguments.wrong or 'product'}")
 
-        def progress(text: str, seed: int = seed) -> None:
-            show_progress(
-                f"round {len(book.rounds) + 1}, seed {seed}: {text}"
-                f" | before: {book.faults} of {arguments.kills}, {book.acknowledged:,} of {arguments.acknowledged:,}"
-            )
-
-        one = uvloop.run(
-            kill_round(folder, seed=seed, kills=share, acknowledged=events, wrong=arguments.wrong, progress=progress)
+    def play(folder: Path, seed: int, progress: Callable[[str], None]) -> Coroutine[None, None, Round]:
+        kills = min(KILLS_PER_ROUND, max(arguments.kills - book.faults, 1))
+        acknowledged = max(ACKNOWLEDGED_LEAST, math.ceil(arguments.acknowledged * kills / arguments.kills))
+        return kill_round(
+            folder, seed=seed, kills=kills, acknowledged=acknowledged, wrong=arguments.wrong, progress=progress
         )
-        book.add(one)
-        _say(one.line())
-        if one.problems:
-            _say(f"the cluster is in {folder}")
+
+    while book.faults < arguments.kills or book.acknowledged < arguments.acknowledged:
+        so_far = f"{book.faults} of {arguments.kills}, {book.acknowledged:,} of {arguments.acknowledged:,}"
+        if not _played(book, arguments.seed, so_far, play):
             break
-        shutil.rmtree(folder)
     return _end(book)
+
+
+def _network(arguments: argparse.Namespace) -> int:
+    book = _book(arguments, f"network-{arguments.seed}-{'short' if arguments.short else 'long'}")
+    faults = IN_CI if arguments.short else BY_HAND
+
+    def play(folder: Path, seed: int, progress: Callable[[str], None]) -> Coroutine[None, None, Round]:
+        return network_round(folder, seed=seed, faults=faults, progress=progress)
+
+    while len(book.rounds) < arguments.rounds:
+        if not _played(book, arguments.seed, f"{len(book.rounds)} of {arguments.rounds} rounds", play):
+            break
+    return _end(book)
+
+
+def _book(arguments: argparse.Namespace, name: str) -> Book:
+    book = Book(arguments.state or STATE / f"{name}.jsonl")
+    if book.rounds:
+        _say(f"goes on after {len(book.rounds)} rounds in {book.path}")
+    return book
+
+
+def _played(book: Book, first_seed: int, so_far: str, play: Play) -> bool:
+    """Play the next round and note it; whether everything held."""
+    seed = first_seed + len(book.rounds)
+    folder = Path(tempfile.mkdtemp(prefix=f"torture-{seed}-"))
+    one = uvloop.run(play(folder, seed, lambda text: show_progress(f"{so_far} | seed {seed}: {text}")))
+    book.add(one)
+    _say(one.line())
+    if one.problems:
+        _say(f"the cluster is in {folder}")
+        return False
+    shutil.rmtree(folder)
+    return True
 
 
 def _end(book: Book) -> int:

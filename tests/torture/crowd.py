@@ -25,11 +25,21 @@ PATIENCE_SECONDS = 60.0  # for an event that is sent until it is taken: whatever
 CONNECTIONS = 64
 
 
-def events(rng: random.Random, *, first_slice: int = -3, per_step: int = EVENTS_PER_STEP) -> Iterator[Post]:
-    """Events without end, over a window of slices that moves on."""
+def moving(number: int) -> int:
+    """The first slice of the window for the ``number``-th event, moving on: some slices are before the first one."""
+    return number // EVENTS_PER_STEP - SLICE_WINDOW // 2
+
+
+def events(rng: random.Random, *, window: Callable[[int], int] = moving) -> Iterator[Post]:
+    """Events without end, over some slices at a time.
+
+    Args:
+        rng: draws slice, type and user.
+        window: number of the event -> first of the slices that it may fall into.
+    """
     number = 0
     while True:
-        at = FIRST + HOUR * (first_slice + number // per_step + rng.randrange(SLICE_WINDOW)) + rng.randrange(HOUR)
+        at = FIRST + HOUR * (window(number) + rng.randrange(SLICE_WINDOW)) + rng.randrange(HOUR)
         pooled = user(rng.randrange(POOL_USERS))
         draw = rng.random()
         if draw < 0.5:

@@ -68,15 +68,15 @@ class Book:
     """The rounds of a run, in a file of a JSON line each."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         lines = path.read_bytes().splitlines() if path.exists() else []
         self.rounds = [msgspec.json.decode(line, type=Round) for line in lines]
 
     def add(self, one: Round) -> None:
         """Note a round."""
         self.rounds.append(one)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("ab") as file:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab") as file:
             file.write(msgspec.json.encode(one) + b"\n")
 
     @property
