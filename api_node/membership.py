@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 KEPT_FILE = "identity.json"
 RETRY_FIRST_SECONDS, RETRY_MOST_SECONDS = 0.1, 2.0
+KEEP_RETRY_SECONDS = 2.0
 
 _REFUSED = "registry-refused"  # the slug of refusals that are already in this node's own words
 
@@ -187,7 +188,13 @@ class Membership:
         await self.joined.wait()
         while True:
             await self._unkept.wait()
-            await self._keep()
+            try:
+                await self._keep()
+            except InputOutputFailed as error:
+                # Workers keep the claim number too, so the node goes on; it tries again until its disk takes it.
+                self._log.error("identity_not_kept", error=error)
+                self._unkept.set()
+                await asyncio.sleep(KEEP_RETRY_SECONDS)
 
     async def workers_named(self, *, fresh: bool = True) -> frozenset[WorkerId]:
         """The workers that settled routes name.
