@@ -33,14 +33,19 @@ TTL = 0.2
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster_and_proxy(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Cluster, Proxy]]:
-    """One API node that reaches worker 0 through the proxy, and one that reaches it directly."""
+    """One API node that reaches worker 0 through the proxy, and one that reaches it directly.
+
+    The first one has no spool, so that an event waits for its worker, however long the network is bad.
+    """
     # Slices from 1000 on have both workers, the others have only the one behind the proxy.
     routing = {0: ["0"], 1000: ["0", "1"]}
     folder = tmp_path_factory.mktemp("delivery")
     cluster = Cluster(folder, apis=2, workers=2, routing=routing, cache_ttl_seconds=TTL, start=False)
     async with cluster, Proxy(cluster.worker["0"]) as proxy:
         through = {**cluster.config["worker-nodes"], "0": proxy.url}
-        cluster.api["0"].file = cluster.write(cluster.changed(worker_nodes=through), name="through.json")
+        cluster.api["0"].file = cluster.write(
+            cluster.changed(worker_nodes=through, spool_max_bytes=0), name="through.json"
+        )
         await cluster.start(*cluster.nodes)
         yield cluster, proxy
 
