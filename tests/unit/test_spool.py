@@ -175,3 +175,20 @@ def test_keys_sort_as_slices_and_numbers_do() -> None:
     keys = [key(slice_id, seq) for slice_id in (-(2**63), -1, 0, 2**63 - 1) for seq in (1, 2, 300)]
 
     assert [SpoolKey.from_bytes(stored) for stored in sorted(one.to_bytes() for one in keys)] == keys
+
+
+def test_the_routes_of_all_slices_are_known(reopen: Callable[[], Spool], tmp_path: Path) -> None:
+    """Also while it holds many batches of a slice, in several streams; a damaged one stands for none of them."""
+    spool = reopen()
+    assert spool.routes() == {}
+    for stream in (STREAM, OTHER):
+        spool.append(WORKER, [(stream, batch(7, seq)) for seq in (1, 2, 3)], at=NOW)
+    spool.append(WORKER, [(STREAM, batch(-8, 5)), (OTHER, batch(9, 1)), (OTHER, batch(9, 2))], at=NOW)
+    spool.close()
+    with lmdb.open(str(tmp_path / FILE_NAME), subdir=False, max_dbs=3, lib_version=0) as env:
+        batches = env.open_db(b"batches")
+        with env.begin(write=True, db=batches) as txn:
+            for name in (key(7, 1), key(9, 1, OTHER), key(9, 2, OTHER)):
+                txn.put(name.to_bytes(), b"x" * 40)
+
+    assert reopen().routes() == {-8: (WORKER,), 7: (WORKER,), 9: None}

@@ -8,7 +8,7 @@ from common.errors import InputOutputFailed
 from common.routing import WorkerId
 from common.slices import SliceId
 from common.summaries import Summary
-from common.wire import Held, Outcome, Pins
+from common.wire import Held, Outcome, Pins, SettledRoute
 from tests.support.batches import KEY_ID, OTHER_STREAM, ROUTE, STREAM, a_batch, item, numbered
 from worker_node.receiver import Label, StreamRecord
 from worker_node.totals import Totals
@@ -134,3 +134,32 @@ def test_a_file_that_cannot_be_read_ends_the_node(tmp_path):
 
     with pytest.raises(InputOutputFailed, match="totals"):
         Totals(folder=tmp_path).open()
+
+
+def lost(*slices):
+    return [SettledRoute(slice=SliceId(at), route=ROUTE, number=1) for at in slices]
+
+
+def test_what_a_lost_directory_held_is_known_after_reopening(totals, tmp_path):
+    """As slices of which something is missing. Only with the last of them is the directory complete."""
+    assert (totals.replaced, totals.lost_slices()) == (0, frozenset())
+    totals.lose(lost(4, -4), replaced=0)
+    assert totals.replaced == 0
+    totals.lose(lost(1 << 62), replaced=7)
+    totals.close()
+
+    again = Totals(folder=tmp_path)
+    again.open()
+
+    assert again.replaced == 7
+    assert again.lost_slices() == {4, -4, 1 << 62}
+    assert again.lost(SliceId(-4)) == Held(summary=Summary(slice=SliceId(-4), complete=False), route=ROUTE)
+    assert again.lost(SliceId(5)) is None
+    again.close()
+
+
+def test_another_directory_lost_nothing(totals):
+    """The facts that sort after what was lost are none of it."""
+    totals.set_pins(PINS)
+
+    assert totals.lost_slices() == frozenset()

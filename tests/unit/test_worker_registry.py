@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import lmdb
+import msgspec
 import pytest
 
 from common.errors import Contradicts, Malformed, RegistryBehind, WrongCluster, WrongWorker
 from common.routing import WorkerId
 from common.slices import SliceId
-from common.wire import Claim, Pins, PinWorker, SettledRoute
+from common.wire import ROUTES_PAGE_MAX, Claim, KnownRoutes, Pins, PinWorker, Rebuild, ReplaceWorker, SettledRoute
 from tests.support.worker_parts import no_failure
 from worker_node.registry import RECENT_MAX, Door, Registry, RegistryThread
 
@@ -168,3 +169,162 @@ async def test_a_registry_that_is_never_asked_makes_no_file(tmp_path):
         pass
 
     assert list(tmp_path.iterdir()) == []
+
+
+# --- rebuilding
+
+
+def rebuild(*routes, own=0, claims=100, pins=PINS, more=False):
+    settled = tuple(SettledRoute(slice=SliceId(at), route=(WorkerId(to),), number=number) for at, to, number in routes)
+    return Rebuild(host="u", own=own, claims=claims, pins=pins, routes=settled, more=more)
+
+
+def test_a_rebuilt_registry_goes_on_beyond_its_new_number(registry, tmp_path):
+    state = registry.rebuild(rebuild((7, "1", 1), (-8, "2", 90)))
+
+    assert (state.pins, state.claims, state.named) == (PINS, 100, ("1", "2"))
+    registry.close()
+    again = Registry(folder=tmp_path)
+    again.open()
+    assert again.state() == state
+    assert settle(again, {7: ("0",), 9: ("0",)}, claims=100) == {7: (("1",), 1), 9: (("0",), 101)}
+    again.close()
+
+
+def test_what_it_has_is_kept(pinned):
+    settle(pinned, {7: ("1",), 8: ("1",)})
+
+    pinned.rebuild(rebuild((7, "1", 1), (9, "2", 90), own=2))
+
+    assert settle(pinned, {7: (), 8: (), 9: ()}) == {7: (("1",), 1), 8: (("1",), 2), 9: (("2",), 90)}
+
+
+def test_until_the_last_page_nothing_is_settled(registry, tmp_path):
+    """Also not after a crash in between; begun anew, it comes to an end."""
+    registry.rebuild(rebuild((7, "1", 90), more=True))
+    registry.rebuild(rebuild((8, "1", 91), more=True))
+    with pytest.raises(RegistryBehind):
+        settle(registry, {9: ("0",)})
+    registry.close()
+    again = Registry(folder=tmp_path)
+    again.open()
+    with pytest.raises(RegistryBehind):
+        settle(again, {9: ("0",)})
+
+    again.rebuild(rebuild((7, "1", 90), (9, "1", 190), own=again.claims, claims=200))
+
+    assert settle(again, {7: (), 8: (), 9: (), 10: ("0",)}) == {
+        7: (("1",), 90),
+        8: (("1",), 91),
+        9: (("1",), 190),
+        10: (("0",), 201),
+    }
+    again.close()
+
+
+def test_what_was_settled_since_everybody_was_asked_stops_it(pinned):
+    settle(pinned, {7: ("1",)})
+
+    with pytest.raises(Contradicts, match="ask again"):
+        pinned.rebuild(rebuild())
+
+    assert pinned.claims == 1
+
+
+def test_another_route_than_here_stops_it(pinned):
+    settle(pinned, {7: ("1",)})
+
+    with pytest.raises(Contradicts, match="slice 7 is settled under another route"):
+        pinned.rebuild(rebuild((6, "1", 90), (7, "2", 91), own=1))
+
+    assert settle(pinned, {6: (), 7: ()}) == {7: (("1",), 1)}
+
+
+def test_the_new_number_must_be_beyond_the_old_one(pinned):
+    settle(pinned, {7: ("1",)})
+
+    with pytest.raises(RegistryBehind):
+        pinned.rebuild(rebuild(own=1, claims=1))
+
+
+@pytest.mark.parametrize(("change", "refusal"), [({"cluster": "d"}, WrongCluster), ({"secret_id": "t"}, Contradicts)])
+def test_other_constants_stop_it(pinned, change, refusal):
+    with pytest.raises(refusal):
+        pinned.rebuild(rebuild(pins=msgspec.structs.replace(PINS, **change)))
+
+
+def test_what_is_no_route_rebuilds_nothing(registry):
+    with pytest.raises(Malformed):
+        registry.rebuild(rebuild((1 << 63, "1", 1)))
+
+    assert registry.pins is None
+
+
+def test_what_nobody_knows_is_neither_settled_nor_claimed(registry):
+    """Slices have 60 s, the first one begins at 5 microseconds; rebuilt at the very start of slice 3."""
+    unknown_before = 5 + 3 * 60_000_000
+    registry.rebuild(rebuild((1, "1", 1), pins=msgspec.structs.replace(PINS, unknown_before=unknown_before)))
+
+    asked = {SliceId(at): (WorkerId("0"),) for at in (1, 2, 3)} | {SliceId(-9): ()}
+    settled = registry.claim(claim(asked), known=0, door=WIDE)
+
+    assert [one.slice for one in settled.routes] == [1, 3]
+    assert settled.unknown == (2, -9)
+
+
+def test_its_routes_are_told_in_pages(pinned, tmp_path):
+    nothing = Registry(folder=tmp_path / "nothing")
+    nothing._file.path.parent.mkdir()  # noqa: SLF001 - a folder of its own
+    nothing.open()
+    assert nothing.routes(None) == KnownRoutes(cluster=None, claims=0, pins=None)
+    nothing.close()
+    slices = range(-2, ROUTES_PAGE_MAX + 1)
+    settle(pinned, dict.fromkeys(slices, ("1",)), door=Door(slices_max=10**6))
+
+    first = pinned.routes(None)
+    second = pinned.routes(first.routes[-1].slice)
+
+    assert (first.cluster, first.claims, first.pins, first.more) == ("c", len(slices), PINS, True)
+    assert [one.slice for one in first.routes + second.routes] == list(slices)
+    assert not second.more
+    assert pinned.routes(SliceId(ROUTES_PAGE_MAX)).routes == ()
+
+
+# --- another data directory
+
+
+def replacement(**changes):
+    fields = {"cluster": "c", "id": "0", "lost": "u", "uuid": "v", "number": 1}
+    return ReplaceWorker(**{**fields, **changes})
+
+
+def test_a_replacement_takes_a_number(pinned, tmp_path):
+    """So that of two directories the later one can be told."""
+    settle(pinned, {7: ("1",)})
+
+    pins = pinned.replace_worker(replacement(number=2), known=1).pins
+
+    assert (pins.workers, pins.replaced) == ({"0": "v"}, {"0": 2})
+    assert settle(pinned, {8: ("1",)}) == {8: (("1",), 3)}
+    pinned.close()
+    again = Registry(folder=tmp_path)
+    again.open()
+    assert (again.pins, again.claims) == (pins, 3)
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "known", "refusal"),
+    [
+        ({"cluster": "d"}, 0, WrongCluster),
+        ({"lost": "w"}, 0, WrongWorker),
+        ({"id": "1"}, 0, WrongWorker),
+        ({"number": 2}, 0, Contradicts),
+        ({}, 1, RegistryBehind),
+    ],
+)
+def test_a_replacement_that_is_not_what_it_seems_is_refused(pinned, change, known, refusal):
+    with pytest.raises(refusal):
+        pinned.replace_worker(replacement(**change), known=known)
+
+    assert pinned.pins == PINS

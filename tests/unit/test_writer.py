@@ -11,7 +11,7 @@ import pytest
 from common.errors import Contradicts, InputOutputFailed, SliceClosed, Unavailable
 from common.routing import WorkerId
 from common.slices import SliceId
-from common.wire import Outcome, Pins
+from common.wire import Outcome, Pins, SettledRoute
 from tests.support.batches import OTHER_STREAM, a_batch, item, key, numbered
 from tests.support.slice_files import problems_of
 from tests.support.worker_parts import writing
@@ -395,3 +395,69 @@ async def test_pins_are_kept(tmp_path):
         await parts.writer.set_pins(PINS)
     async with writing(tmp_path) as parts:
         assert parts.totals.pins == PINS
+
+
+# --- in the place of a lost directory
+
+
+def lost(*slices):
+    return [SettledRoute(slice=SliceId(at), route=(WorkerId("0"),), number=1) for at in slices]
+
+
+async def test_what_was_lost_is_told_as_incomplete(tmp_path):
+    """At once, and after a restart; what nobody held is still nothing."""
+    async with writing(tmp_path) as parts:
+        await parts.writer.lose(lost(1, 2), replaced=7)
+        found, _ = await parts.writer.look([SliceId(1), SliceId(3)])
+    async with writing(tmp_path) as parts:
+        again, _ = await parts.writer.look([SliceId(1), SliceId(3)])
+
+        assert parts.holdings.between(None, None) == [1, 2]
+
+    assert found == again
+    assert {at: (held.summary.complete, held.summary.users) for at, held in found.items()} == {1: (False, 0)}
+
+
+async def test_what_comes_later_is_counted_and_incomplete(tmp_path):
+    """For good: that is in the new file. A repeat is known by the check that its sender knows."""
+    first = item(("ann", "click"), at=1)
+    async with writing(tmp_path) as parts:
+        await parts.writer.lose(lost(1), replaced=7)
+        await receive(parts, first)
+        held = parts.holdings.latest(SliceId(1))
+        assert held is not None
+        assert (held.summary.users, held.summary.complete) == (1, False)
+        receipts = await receive(parts, first, item(("bob", "click"), at=1, seq=2), item(("ann", "click"), at=2))
+    async with writing(tmp_path) as parts:
+        found, _ = await parts.writer.look([SliceId(1), SliceId(2)])
+
+    assert [receipt.outcome for receipt in receipts] == [Outcome.DUPLICATE, Outcome.APPLIED, Outcome.APPLIED]
+    assert [(held.summary.users, held.summary.complete) for held in found.values()] == [(2, False), (1, True)]
+
+
+async def test_what_was_restored_is_whole(tmp_path):
+    """Its file was there before the directory was told what is lost."""
+    async with writing(tmp_path) as parts:
+        await receive(parts, item(("ann", "click"), at=1))
+    async with writing(tmp_path) as parts:
+        await parts.writer.lose(lost(1), replaced=7)
+        found, _ = await parts.writer.look([SliceId(1)])
+
+        assert found[SliceId(1)].summary.complete
+
+
+async def test_a_lost_slice_without_file_needs_no_closing(tmp_path):
+    """It is not looked at again and again; one with a file is closed, and incomplete."""
+    async with writing(tmp_path) as parts:
+        await parts.writer.lose(lost(1, 2), replaced=7)
+        await receive(parts, item(("ann", "click"), at=2))
+        assert parts.holdings.open_before(SliceId(9)) == [1, 2]
+
+        await parts.writer.close_slices([SliceId(1), SliceId(2)])
+
+        assert parts.holdings.open_before(SliceId(9)) == []
+        assert not list((tmp_path / "slices").glob("*.mdb"))
+    async with writing(tmp_path) as parts:
+        found, _ = await parts.writer.look([SliceId(1), SliceId(2)])
+
+    assert [(held.summary.users, held.summary.complete) for held in found.values()] == [(0, False), (1, False)]
