@@ -140,8 +140,14 @@ class Connection(web.RequestHandler):
 
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio's signature, which aiohttp narrows
         """The client sends nothing more; whether the connection stays open, for the answers to what it has sent."""
+        if self._awaits_request or self._close:
+            return False
         request = self._current_request
-        self._peer_ended = request is not None and request.content.is_eof()
+        if self._messages:
+            self._peer_ended = self._messages[-1][1].is_eof()
+        else:
+            # Neither queued nor current: just between the two.
+            self._peer_ended = request is None or request.content.is_eof()
         return self._peer_ended
 
     async def finish_response(
@@ -209,7 +215,10 @@ class Connection(web.RequestHandler):
             return
         self._listener.ended(reason)
         self.transport.write(_written(problem_response(error)))
-        self.force_close()
+        self.transport.write_eof()
+        # Whatever else comes is thrown away. Closed with something unread, the connection would take the answer along.
+        self.close()
+        self._loop.call_later(self._listener.limits.linger_seconds, self.transport.abort)
 
     def _answer_taken(self) -> None:
         if self._answer_timer is not None:

@@ -1,0 +1,534 @@
+"""Connections within deadlines and bounds: over real sockets, on the loop of the product and on asyncio's own."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import io
+import resource
+import tracemalloc
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+
+from common.bodies import Bodies, inflate, read_body
+from common.errors import Malformed, TooLarge
+from common.listener import (
+    CONNECTIONS_MAX,
+    DESCRIPTORS_WANTED,
+    HEAD_BYTES_MAX,
+    HEADERS_MAX,
+    LINE_BYTES_MAX,
+    Limits,
+    Runner,
+    connections_bound,
+    free_descriptors,
+    raise_descriptors,
+)
+from common.logs import new_log
+from common.metrics import Metrics
+from common.web import Health, add_probes, edge_middleware
+from tests.support.events import CANARY
+from tests.support.patience import eventually
+from tests.support.ports import PORTS
+
+PLENTY = Limits(linger_seconds=0.1)
+BODY_MAX = 100_000
+BIG = 32 << 20  # more than the kernel's buffers of both ends take
+WHOLE = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"
+
+
+class Client:
+    """One connection, and the bytes that came over it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def send(self, *pieces: bytes) -> None:
+        self.writer.write(b"".join(pieces))
+
+    async def drip(self, text: bytes, *, seconds: float) -> None:
+        """A byte at a time, until all are sent or the other side has had enough."""
+        for at in range(len(text)):
+            if self.writer.is_closing() or self.reader.at_eof():
+                return
+            self.writer.write(text[at : at + 1])
+            await asyncio.sleep(seconds)
+
+    async def rest(self) -> bytes:
+        """Everything until the other side ends the connection."""
+        try:
+            async with asyncio.timeout(10):
+                return await self.reader.read()
+        except ConnectionError:
+            return b""
+
+    async def answer(self) -> tuple[int, bytes]:
+        """One answer of the connection: status and body."""
+        async with asyncio.timeout(10):
+            head = await self.reader.readuntil(b"\r\n\r\n")
+            size = next(
+                (int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")), 0
+            )
+            return int(head.split(b" ", 2)[1]), await self.reader.readexactly(size)
+
+
+class Place:
+    """A served application."""
+
+    def __init__(self, port: int, metrics: Metrics, log: io.StringIO) -> None:
+        self.metrics = metrics
+        self.log = log
+        self._port = port
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def connect(self) -> Client:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writers.append(writer)
+        return Client(reader, writer)
+
+    async def ask(self, *pieces: bytes) -> bytes:
+        """Send some bytes on a connection of their own; all that comes back."""
+        client = await self.connect()
+        client.send(*pieces)
+        return await client.rest()
+
+    def leave(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
+    def ended(self, reason: str) -> float:
+        """How many connections the node ended for a reason."""
+        name = "tallyslice_connections_ended_total"
+        return self.metrics.registry.get_sample_value(name, {"reason": reason}) or 0.0
+
+    @property
+    def open(self) -> float:
+        return self.metrics.registry.get_sample_value("tallyslice_connections") or 0.0
+
+
+async def echo(request: web.Request) -> web.StreamResponse:
+    return web.Response(body=await read_body(request, seconds=0.2))
+
+
+async def big(_: web.Request) -> web.StreamResponse:
+    return web.Response(body=bytes(BIG))
+
+
+@asynccontextmanager
+async def served(
+    limits: Limits = PLENTY, *, handler: Callable[[web.Request], Awaitable[web.StreamResponse]] = echo
+) -> AsyncIterator[Place]:
+    written, metrics = io.StringIO(), Metrics()
+    app = web.Application(
+        middlewares=[edge_middleware(metrics=metrics, log=new_log("api-0", stream=written))], client_max_size=BODY_MAX
+    )
+    app.router.add_post("/echo", handler)
+    app.router.add_get("/big", big)
+    add_probes(app, health=Health(), metrics=metrics)
+    runner = Runner(app, limits=limits)
+    port = PORTS.take()
+    place = Place(port, metrics, written)
+    try:
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        yield place
+    finally:
+        place.leave()
+        await runner.cleanup()
+        PORTS.give_back(port)
+    assert CANARY not in written.getvalue()
+
+
+# --- the head
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /livez HTTP/1.1\r\nHost: x\r\n", b"\r\n"])
+async def test_a_head_that_does_not_come_is_408(begun: bytes) -> None:
+    """Whether nothing comes at all, or not everything."""
+    async with served(Limits(head_seconds=0.1)) as place:
+        answer = await place.ask(begun)
+
+        assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+        assert b"Connection: close\r\n" in answer
+        assert b"urn:tallyslice:problem:too-slow" in answer
+        assert place.ended("late_head") == 1
+
+
+async def test_a_dripping_head_is_408_too() -> None:
+    """The time is for all of it, not from byte to byte."""
+    async with served(Limits(head_seconds=0.2)) as place:
+        client = await place.connect()
+        dripping = asyncio.create_task(client.drip(b"GET /livez HTTP/1.1\r\nX-Long: " + b"x" * 1000, seconds=0.02))
+        answer = await client.rest()
+        await dripping
+
+        assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+async def test_the_next_head_of_a_connection_has_its_own_time() -> None:
+    """It begins with its first byte: an idle connection is not a slow one."""
+    async with served(Limits(head_seconds=0.1)) as place:
+        client = await place.connect()
+        client.send(WHOLE)
+        first = await client.answer()
+        await asyncio.sleep(0.2)
+        client.send(WHOLE)
+        second = await client.answer()
+        client.send(WHOLE[:20])
+        late = await client.rest()
+
+        assert first == second == (200, b"abc")
+        assert late.startswith(b"HTTP/1.1 408 ")
+
+
+async def test_an_idle_connection_is_closed_without_a_word() -> None:
+    async with served(Limits(idle_seconds=0.1)) as place:
+        client = await place.connect()
+        client.send(WHOLE)
+        answer = await client.answer()
+
+        assert answer == (200, b"abc")
+        assert await client.rest() == b""
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /livez?" + CANARY.encode() + b"x" * LINE_BYTES_MAX + b" HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /livez HTTP/1.1\r\nHost: x\r\nX: " + CANARY.encode() + b"x" * LINE_BYTES_MAX + b"\r\n\r\n", 400),
+        (b"GET /livez HTTP/1.1\r\nHost: x\r\n" + (b"X: " + CANARY.encode() + b"\r\n") * HEADERS_MAX + b"\r\n", 400),
+        (b"GET /livez HTTP/1.1\r\nHost: x\r\n" + (b"X: " + CANARY.encode() * 300 + b"\r\n") * 20, 431),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + CANARY.encode(), 400),
+        (CANARY.encode() + b" /livez HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    ],
+    ids=["line", "header", "headers", "all", "tls", "method"],
+)
+async def test_a_head_over_its_bounds_is_refused_and_not_quoted(head: bytes, status: int) -> None:
+    async with served() as place:
+        answer = await place.ask(head)
+
+        assert answer.startswith(b"HTTP/1.%d %d " % (answer[7] - 48, status))
+        assert CANARY.encode()[:6] not in answer
+        assert place.ended("not_http" if status == 400 else "head_too_large") == 1
+
+
+async def test_who_still_sends_a_head_that_is_too_large_sees_why() -> None:
+    """The connection stays for a moment: closed with something unread, it would take the answer along."""
+    async with served(Limits(linger_seconds=0.2)) as place:
+        client = await place.connect()
+        client.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n")
+        for _ in range(200):
+            client.send(b"X: " + b"x" * 8000 + b"\r\n")
+        answer = await client.answer()
+        await eventually(lambda: said(place.open == 0))
+
+        assert answer[0] == 431
+
+
+async def test_as_many_headers_as_are_allowed_pass() -> None:
+    async with served() as place:
+        answer = await place.ask(
+            b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n", b"X: y\r\n" * (HEADERS_MAX - 2), b"\r\n"
+        )
+
+        assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_long_head_in_pieces_passes_below_the_bound() -> None:
+    async with served() as place:
+        client = await place.connect()
+        client.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n")
+        for _ in range(4):
+            client.send(b"X: " + b"x" * (HEAD_BYTES_MAX // 5) + b"\r\n")
+            await asyncio.sleep(0.01)
+        client.send(b"\r\n")
+
+        assert (await client.answer())[0] == 200
+
+
+# --- the body
+
+
+async def test_a_dripping_body_is_408() -> None:
+    async with served() as place:
+        client = await place.connect()
+        client.send(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        dripping = asyncio.create_task(client.drip(b"x" * 1000, seconds=0.02))
+        answer = await client.answer()
+        client.writer.close()
+        await dripping
+
+        assert answer[0] == 408
+
+
+def chunked(*pieces: bytes) -> bytes:
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+
+
+def posted(*headers: bytes) -> bytes:
+    return b"\r\n".join((b"POST /echo HTTP/1.1", b"Host: x", b"Connection: close", *headers, b"", b""))
+
+
+CHUNKED = b"Transfer-Encoding: chunked"
+
+
+@pytest.mark.parametrize("over", [0, 1])
+async def test_chunks_up_to_the_bound(over: int) -> None:
+    """Exactly the bound is taken, one byte more is 413."""
+    pieces = [b"x" * 1000] * (BODY_MAX // 1000) + [b"x"] * over
+    async with served() as place:
+        answer = await place.ask(posted(CHUNKED), chunked(*pieces))
+
+        assert answer.startswith(b"HTTP/1.1 413 " if over else b"HTTP/1.1 200 ")
+
+
+async def test_a_length_over_the_bound_is_413_before_the_body_comes() -> None:
+    async with served(Limits(linger_seconds=0.1)) as place:
+        client = await place.connect()
+        client.send(posted(b"Content-Length: %d" % (BODY_MAX + 1)))
+
+        assert (await client.answer())[0] == 413
+
+
+@pytest.mark.parametrize("coding", [b"gzip", b"deflate"])
+@pytest.mark.parametrize("sent", ["whole", "chunked"])
+async def test_a_compressed_body_is_inflated(coding: bytes, sent: str) -> None:
+    content = b"user=ada&click" * 1000
+    body = gzip.compress(content) if coding == b"gzip" else zlib.compress(content)
+    how = CHUNKED if sent == "chunked" else b"Content-Length: %d" % len(body)
+    async with served() as place:
+        answer = await place.ask(
+            posted(b"Content-Encoding: " + coding, how), chunked(body[:9], body[9:]) if sent == "chunked" else body
+        )
+
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert answer.endswith(b"\r\n\r\n" + content)
+
+
+@pytest.mark.parametrize("coding", [b"gzip", b"deflate"])
+async def test_a_bomb_is_413(coding: bytes) -> None:
+    """A body that would become a thousand times its size."""
+    bomb = (gzip.compress if coding == b"gzip" else zlib.compress)(bytes(50 * BODY_MAX))
+    async with served() as place:
+        answer = await place.ask(posted(b"Content-Encoding: " + coding, b"Content-Length: %d" % len(bomb)), bomb)
+
+        assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_bomb_is_not_inflated_beyond_the_bound() -> None:
+    bomb = gzip.compress(bytes(64 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLarge):
+            inflate(bomb, "gzip", bytes_max=BODY_MAX)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 5 * BODY_MAX
+
+
+@pytest.mark.parametrize(
+    "body",
+    [gzip.compress(b"x" * 100)[:-1], gzip.compress(b"x") + gzip.compress(b"y"), gzip.compress(b"x") + b"y", b"plain"],
+    ids=["cut", "two", "more", "none"],
+)
+def test_what_is_not_one_whole_stream_is_refused(body: bytes) -> None:
+    with pytest.raises(Malformed):
+        inflate(body, "gzip", bytes_max=BODY_MAX)
+
+
+def test_exactly_the_bound_is_inflated() -> None:
+    assert len(inflate(zlib.compress(bytes(BODY_MAX)), "deflate", bytes_max=BODY_MAX)) == BODY_MAX
+    assert inflate(b"", "gzip", bytes_max=BODY_MAX) == b""
+
+
+async def test_another_coding_is_415() -> None:
+    async with served() as place:
+        answer = await place.ask(posted(b"Content-Encoding: br", b"Content-Length: 1"), b"x")
+
+        assert answer.startswith(b"HTTP/1.1 415 ")
+
+
+async def test_all_bodies_together_have_a_bound() -> None:
+    """What is over it is 503; when the others are answered there is room again."""
+    bodies, go_on, begun = Bodies(bytes_max=1500), asyncio.Event(), asyncio.Event()
+
+    async def holds(request: web.Request) -> web.StreamResponse:
+        await read_body(request, bodies=bodies)
+        begun.set()
+        try:
+            await go_on.wait()
+        finally:
+            bodies.release(request)
+        return web.Response()
+
+    async with served(handler=holds) as place:
+        body = posted(b"Content-Length: 1000") + b"x" * 1000
+        first = asyncio.create_task(place.ask(body))
+        await begun.wait()
+        second = await place.ask(body)
+        go_on.set()
+        third = await place.ask(body)
+
+        assert (await first).startswith(b"HTTP/1.1 200 ")
+        assert second.startswith(b"HTTP/1.1 503 ")
+        assert b"Retry-After: 1\r\n" in second
+        assert third.startswith(b"HTTP/1.1 200 ")
+
+
+async def test_bodies_are_let_go_of_when_they_are_answered() -> None:
+    """By the edge, for every handler; whatever became of the request."""
+    async with served() as place:
+        await place.ask(posted(b"Content-Length: 1000") + b"x" * 1000)
+        await place.ask(posted(b"Content-Length: 1000", b"Content-Encoding: gzip") + b"x" * 1000)
+        held = place.metrics.registry.get_sample_value("tallyslice_bodies_bytes")
+
+        assert held == 0
+
+
+# --- the answer
+
+
+async def test_an_answer_that_is_not_taken_ends_the_connection() -> None:
+    """A client that asks for much and reads nothing must not keep it in memory here."""
+    async with served(Limits(answer_seconds=0.2)) as place:
+        client = await place.connect()
+        client.send(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+        await eventually(lambda: said(place.ended("late_answer") == 1))
+        await eventually(lambda: said(place.open == 0))
+
+        assert len(await client.rest()) < BIG
+
+
+async def test_closing_does_not_wait_for_a_client_that_reads_nothing() -> None:
+    async with served(Limits(answer_seconds=0.2)) as place:
+        client = await place.connect()
+        client.send(b"GET /big HTTP/1.0\r\nHost: x\r\n\r\n")
+        await eventually(lambda: said(place.open == 0))
+
+        assert place.ended("late_answer") == 1
+
+
+async def test_a_slow_client_gets_all_of_its_answer() -> None:
+    async with served(Limits(answer_seconds=5)) as place:
+        client = await place.connect()
+        client.send(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asyncio.sleep(0.2)
+        status, body = await client.answer()
+
+        assert (status, len(body)) == (200, BIG)
+        assert place.ended("late_answer") == 0
+
+
+async def said(what: bool) -> None:  # noqa: FBT001 - the claim is the point
+    assert what
+
+
+# --- what must go on working
+
+
+async def test_pipelined_requests_are_answered_in_their_order() -> None:
+    """More of them than are parsed ahead."""
+    async with served() as place:
+        client = await place.connect()
+        for number in range(100):
+            client.send(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n%02d" % number)
+
+        assert [await client.answer() for _ in range(100)] == [(200, b"%02d" % number) for number in range(100)]
+
+
+async def test_expect_continue() -> None:
+    async with served() as place:
+        client = await place.connect()
+        client.send(posted(b"Expect: 100-continue", b"Content-Length: 3"))
+        invited = await client.answer()
+        client.send(b"abc")
+
+        assert invited == (100, b"")
+        assert await client.answer() == (200, b"abc")
+
+
+async def test_http_1_0_and_head() -> None:
+    async with served() as place:
+        old = await place.ask(b"GET /livez HTTP/1.0\r\n\r\n")
+        head = await place.ask(b"HEAD /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+
+        assert old.startswith(b"HTTP/1.0 200 OK\r\n")
+        assert old.endswith(b"\r\n\r\nok\n")
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert head.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("requests", [1, 3])
+async def test_a_client_that_half_closes_gets_what_it_asked_for(requests: int) -> None:
+    async with served() as place:
+        client = await place.connect()
+        client.send(WHOLE * requests)
+        client.writer.write_eof()
+        answers = await client.rest()
+
+        assert answers.count(b"HTTP/1.1 200 OK") == requests
+        assert answers.endswith(b"abc")
+
+
+@pytest.mark.parametrize("begun", [WHOLE[:20], WHOLE[:-1]], ids=["head", "body"])
+async def test_a_client_that_half_closes_in_a_request_is_gone(begun: bytes) -> None:
+    async with served() as place:
+        client = await place.connect()
+        client.send(begun)
+        client.writer.write_eof()
+        await client.rest()
+        await eventually(lambda: said(place.open == 0))
+
+
+# --- how many
+
+
+async def test_a_client_is_served_while_others_hold_all_connections() -> None:
+    """Those beyond the bound are closed at once; when there is room again, new ones are let in."""
+    async with served(Limits(connections_max=10)) as place:
+        client = await place.connect()
+        client.send(WHOLE)
+        before = await client.answer()
+        idle = [await place.connect() for _ in range(9)]
+        await eventually(lambda: said(place.open == 10))
+        over = [await place.connect() for _ in range(20)]
+        refused = [await one.rest() for one in over]
+        client.send(WHOLE)
+        meanwhile = await client.answer()
+        for one in idle:
+            one.writer.close()
+        await eventually(lambda: said(place.open == 1))
+        again = await place.ask(b"GET /livez HTTP/1.0\r\n\r\n")
+
+        assert before == meanwhile == (200, b"abc")
+        assert refused == [b""] * 20
+        assert place.ended("too_many") == 20
+        assert place.metrics.registry.get_sample_value("tallyslice_connections_max") == 10
+        assert again.startswith(b"HTTP/1.0 200 ")
+
+
+def test_connections_leave_room_for_other_descriptors() -> None:
+    """At most half of those that are free."""
+    assert connections_bound() <= max(4, min(CONNECTIONS_MAX, free_descriptors() // 2))
+    assert free_descriptors() > 0
+
+
+def test_the_process_takes_the_descriptors_that_it_may_have() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, before[1]), before[1]))
+        few = connections_bound()
+        raise_descriptors()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    assert few < 128
+    assert soft == min(DESCRIPTORS_WANTED, hard)
