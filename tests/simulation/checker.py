@@ -67,6 +67,8 @@ def _check_slice(world: World, slice_id: SliceId) -> None:
 
 def _check_answers(world: World, slice_id: SliceId, whole: Summary) -> None:
     """Every node, asked afresh, answers the sum of what the workers hold."""
+    if whole.is_empty and slice_id not in world.ledger.slices():
+        return
     for node in world.nodes:
         try:
             route = node.find(slice_id)

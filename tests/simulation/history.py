@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,6 +72,10 @@ def run(seed: int, *, parts: Parts = SHIPPED, trace: list[str] | None = None) ->
         check(history)
     except Broken as error:
         broken = str(error)
+    except Exception as error:  # noqa: BLE001 - whatever a part raises here is as bad as a wrong sum, and needs its seed
+        broken = f"{type(error).__name__}: {error}"
+        if trace is not None:
+            trace.append(traceback.format_exc())
     return Outcome(
         seed=seed,
         steps=history.step,

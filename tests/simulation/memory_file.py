@@ -22,6 +22,7 @@ from common.lmdb_file import Database, Kind, LmdbFile, Txn
 from tests.simulation.faults import Faults
 
 T = TypeVar("T")
+NOWHERE = Path("/nonexistent/file-in-memory")
 Table = dict[bytes, Any]
 """Of a MAP: key -> value. Of a SET: key -> set of values."""
 
@@ -45,8 +46,8 @@ class Content:
 class MemoryFile(LmdbFile):
     """An opening of some content."""
 
-    def __init__(self, *, name: str, content: Content, databases: Mapping[str, Kind], faults: Faults) -> None:
-        super().__init__(path=Path(name), databases=databases)
+    def __init__(self, *, content: Content, databases: Mapping[str, Kind], faults: Faults) -> None:
+        super().__init__(path=NOWHERE, databases=databases)
         self._content = content
         self._faults = faults
         self._tables = content.tables
@@ -126,6 +127,9 @@ class _MemoryTxn:
         found: bytes = db.pop(key)
         return found
 
+    def delete(self, key: bytes, *, db: Table) -> bool:
+        return self.pop(key, db=db) is not None
+
     def cursor(self, db: Table) -> _MemoryCursor:
         return _MemoryCursor(db, self._undo)
 
@@ -140,12 +144,12 @@ class _MemoryTxn:
 class _MemoryCursor:
     """What of an LMDB cursor the stores use: of a SET only adding, of a MAP only reading."""
 
-    __slots__ = ("_from", "_table", "_undo")
+    __slots__ = ("_at", "_table", "_undo")
 
     def __init__(self, table: Table, undo: list[Callable[[], object]]) -> None:
         self._table = table
         self._undo = undo
-        self._from = b""
+        self._at = b""
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
         return iter([(key, self._table[key]) for key in self._keys()])
@@ -155,9 +159,22 @@ class _MemoryCursor:
         assert not values
         return iter(self._keys())
 
+    def first(self) -> bool:
+        return self.set_range(b"")
+
     def set_range(self, key: bytes) -> bool:
-        self._from = key
-        return bool(self._keys())
+        self._at = min((it for it in self._table if it >= key), default=key + b"\0")
+        return self._at in self._table
+
+    def next(self) -> bool:
+        return self.set_range(self._at + b"\0")
+
+    def key(self) -> bytes:
+        return self._at
+
+    def value(self) -> bytes:
+        found: bytes = self._table[self._at]
+        return found
 
     def put(self, key: bytes, value: bytes, *, dupdata: bool) -> bool:
         assert not dupdata
@@ -174,7 +191,7 @@ class _MemoryCursor:
 
     def _keys(self) -> list[bytes]:
         keys = sorted(self._table)
-        return keys[bisect_left(keys, self._from) :]
+        return keys[bisect_left(keys, self._at) :]
 
     def _members(self, key: bytes) -> set[bytes]:
         members: set[bytes] = self._table.setdefault(key, set())

@@ -22,7 +22,7 @@ from api_node.spool import SpooledBatch, SpoolKey
 from api_node.spool_room import SpooledStream
 from api_node.summary_cache import Watcher
 from common.config import ClusterConfig
-from common.errors import NoAnswer, NotTaken, SliceClosed
+from common.errors import NoAnswer, NotTaken, PeerAway, SliceClosed
 from common.routing import Route, WorkerId, owner_position
 from common.slices import Micros, SliceId
 from common.wire import Batch, Claim, Envelope, Held, Outcome, RegistryState, Reply, Settled, decode, encode
@@ -289,7 +289,13 @@ class _RegistryCalls:
         self._node = node
 
     async def claim(self, cluster: str, claims: int, routes: Mapping[SliceId, Route]) -> Settled:
-        return self._node.world.call_registry(self._node, Claim(cluster=cluster, claims=claims, routes=dict(routes)))
+        try:
+            return self._node.world.call_registry(
+                self._node, Claim(cluster=cluster, claims=claims, routes=dict(routes))
+            )
+        except PeerAway:
+            LOOP.wait(ROUTE_SECONDS)
+            raise
 
     async def state(self) -> RegistryState:
         raise NotImplementedError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import time
 from collections import Counter
@@ -75,6 +76,8 @@ class Report:
 def run_piece(first: int, histories: int, planted: str | None) -> Report:
     """Histories of consecutive seeds, one after the other."""
     parts, report, started = parts_of(planted), Report(), time.process_time()
+    # What a history leaves behind are cycles; collected once a piece, they cost a fifth less.
+    gc.disable()
     for seed in range(first, first + histories):
         outcome = run(seed, parts=parts)
         report.histories += 1
@@ -84,6 +87,8 @@ def run_piece(first: int, histories: int, planted: str | None) -> Report:
         report.answers.update(outcome.answers)
         if outcome.broken is not None:
             report.broken.append(outcome)
+    gc.enable()
+    gc.collect()
     report.seconds = time.process_time() - started
     return report
 

@@ -37,6 +37,10 @@ class SimLoop(asyncio.BaseEventLoop):
         """Seconds that somebody slept; it goes on by itself when all that is left to do is to wait."""
         return self._selector.now
 
+    def wait(self, seconds: float) -> None:
+        """Something took so long."""
+        self._selector.now += seconds
+
     def _process_events(self, event_list: list[Any]) -> None:
         pass
 

@@ -52,7 +52,7 @@ class Disk:
         content = self.contents.get(name)
         if content is None:
             content = self.contents[name] = Content()
-        return MemoryFile(name=name, content=content, databases=databases, faults=self.faults)
+        return MemoryFile(content=content, databases=databases, faults=self.faults)
 
     def unlink(self, name: str) -> None:
         """Remove a file."""

@@ -27,7 +27,9 @@ Call = st.one_of(
     st.tuples(st.just("get"), Key),
     st.tuples(st.just("add"), Key, Value),
     st.tuples(st.just("add_many"), st.lists(Value, max_size=4)),
+    st.tuples(st.just("delete"), Key),
     st.tuples(st.just("from"), Key),
+    st.tuples(st.just("step"), Key),
     st.tuples(st.just("all")),
     st.tuples(st.just("keys")),
 )
@@ -53,12 +55,27 @@ def do(file: LmdbFile, txn: Txn, call: tuple[object, ...]) -> object:  # noqa: P
             return txn.cursor(members).put(key, value, dupdata=False)
         case ("add_many", list(values)):
             return txn.cursor(members).putmulti([(b"u", value) for value in sorted(set(values))], dupdata=False)
+        case ("delete", bytes(key)):
+            return txn.delete(key, db=db)
+        case ("step", bytes(key)):
+            return list(step(txn.cursor(db), key))
         case ("from", bytes(key)):
             cursor = txn.cursor(db)
             return list(cursor) if cursor.set_range(key) else "nothing"
         case ("keys",):
             return list(txn.cursor(db).iternext(keys=True, values=False))
     return list(txn.cursor(db))
+
+
+def step(cursor: lmdb.Cursor[bytes], key: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """What a cursor stands on: in the beginning, then from a key on."""
+    there = cursor.first()
+    if there:
+        yield cursor.key(), cursor.value()
+    there = cursor.set_range(key)
+    while there:
+        yield cursor.key(), cursor.value()
+        there = cursor.next()
 
 
 def play(file: LmdbFile, works: list[tuple[list[tuple[object, ...]], bool]]) -> Iterator[object]:
@@ -88,7 +105,7 @@ def _work(file: LmdbFile, calls: list[tuple[object, ...]], *, fails: bool) -> Ca
 def test_a_file_in_memory_tells_what_lmdb_tells(works: list[tuple[list[tuple[object, ...]], bool]]) -> None:
     """Every call's result, whether there was a commit, and what is left of one that failed."""
     faults = Faults(random=Random(0), full_share=0.3)
-    memory = MemoryFile(name="m", content=Content(), databases=DATABASES, faults=faults)
+    memory = MemoryFile(content=Content(), databases=DATABASES, faults=faults)
 
     with TemporaryDirectory() as folder:
         lmdb = LmdbFile(path=Path(folder) / "l.mdb", databases=DATABASES, map_bytes=1 << 20)

@@ -1,0 +1,44 @@
+"""Each planted bug is found: a simulation that lets one through would let ours through too."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.history import run
+from tests.simulation.parts import SHIPPED, Parts
+from tests.simulation.recent_keys import RecentKeys
+from tests.simulation.runner import parts_of
+
+HISTORIES_MAX = 3_000
+PLANTED = sorted(path.stem for path in (Path(__file__).parent / "planted").glob("*.py"))
+
+
+def test_ten_bugs_are_planted() -> None:
+    """As many as the issue names."""
+    assert len(PLANTED) == 10
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_a_planted_bug_is_found(planted: str) -> None:
+    """Within a few thousand histories, by what clients were told and what is held: nobody looks for the bug itself."""
+    parts = parts_of(planted)
+
+    found = next((outcome for seed in range(HISTORIES_MAX) if (outcome := run(seed, parts=parts)).broken), None)
+
+    assert found is not None
+    sys.stdout.write(f"{planted}: history {found.seed + 1}: {found.broken}\n")
+
+
+def test_a_cache_of_ids_that_waits_for_the_commit_is_no_bug() -> None:
+    """The planted one differs from it in nothing but the moment."""
+    parts = Parts(store=RecentKeys)
+
+    assert [outcome.broken for seed in range(500) if (outcome := run(seed, parts=parts)).broken] == []
+
+
+def test_without_a_bug_the_same_histories_are_well() -> None:
+    """What finds the bugs does not find them everywhere."""
+    assert [outcome.broken for seed in range(500) if (outcome := run(seed, parts=SHIPPED)).broken] == []
