@@ -317,6 +317,10 @@ class WorkerLink:
             await self._wakes[sender.stream].wait()
             self._wakes[sender.stream].clear()
             return
+        if self._room.refusal() is not None:
+            # Full, or turned off: they stay in the queue, and its bound, until there is room or the worker is back.
+            await asyncio.sleep(BACKOFF_MOST_SECONDS)
+            return
         try:
             kept = [(sender.stream, batch.raw) for batch in batches]
             await self._room.keep(self._membership.cluster, self.worker, kept)

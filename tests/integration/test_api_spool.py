@@ -126,6 +126,23 @@ async def test_a_full_spool_refuses_at_the_door(tmp_path: Path) -> None:
         assert (await nodes.json())["clicks"] == 2
 
 
+async def test_a_spool_of_no_bytes_is_no_spool(tmp_path: Path) -> None:
+    """Nobody is told ``spool``: what was under way is delivered when the worker is back, new events are refused."""
+    quick = Deadlines(delivery_seconds=0.6, question_seconds=2, watch_seconds=0.1, away_seconds=0.2)
+    async with Nodes(tmp_path, workers=1, deadlines=quick, spool_max_bytes=0) as nodes:
+        unknown = (await away(nodes, events=["a"]))[0]
+        refused = await nodes.click(f"{CANARY}-b")
+        await nodes.start_worker("0")
+
+        async def counted() -> None:
+            assert (await nodes.json())["clicks"] == 2
+
+        await eventually(counted)
+        assert unknown.json["type"] == "urn:tallyslice:problem:outcome-unknown"
+        assert refused.json["type"] == "urn:tallyslice:problem:not-taken"
+        assert not spools(nodes)
+
+
 async def test_an_old_spool_refuses_at_the_door(tmp_path: Path) -> None:
     """Events that nobody has seen for that long point to something that a person should look at."""
     async with Nodes(tmp_path, workers=1, deadlines=IMPATIENT, spool_max_age_seconds=60) as nodes:
