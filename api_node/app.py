@@ -236,6 +236,7 @@ class ApiNode:
             self._tasks.start("adopt-spools", self._adopt_spools())
             self._tasks.start("keep-claims", self._membership.keep_claims())
             self._tasks.start("claim-ahead", self._routes.claim_ahead(self._now))
+            self._tasks.start("watch-registry", self._routes.watch_registry())
             await parts.enter_async_context(self._watch)
             yield
 

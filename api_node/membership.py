@@ -133,9 +133,17 @@ class Membership:
             self.claims = number
             self._unkept.set()
 
-    async def hear_claims(self, number: int) -> None:
-        """Somebody of this cluster knows of this many claims; durable when this returns."""
-        self.saw_claims(number)
+    async def hear_registry(self) -> None:
+        """Ask the registry what is new there; durable when this returns.
+
+        Raises:
+            PeerError: it does not answer, or is not of this cluster.
+            InputOutputFailed: the disk does not take it; this node knows it all the same.
+        """
+        state = await self._registry.state()
+        self._take_pins(self._ours(state))
+        self.saw_claims(state.claims)
+        self._hear_named(state)
         await self._keep()
 
     def known(self) -> tuple[Pins | None, int]:
@@ -208,9 +216,7 @@ class Membership:
         known = self.claims
         if fresh or known > self._named_at:
             state = await self._registry.state()
-            if state.pins is None or state.pins.cluster != self.cluster:
-                message = "the registry is not of this node's cluster"
-                raise PeerRefuses(message, slug="wrong-cluster")
+            self._ours(state)
             if state.claims < known:
                 raise PeerRefuses(_behind(state.claims, known), slug="registry-behind")
             self._hear_named(state)
@@ -230,10 +236,7 @@ class Membership:
         state = await (
             self._registry.state() if pinned else self._registry.pin_worker(self.cluster, worker, uuid_found)
         )
-        if state.pins is None or state.pins.cluster != self.cluster:
-            message = "the registry is not of this node's cluster"
-            raise PeerRefuses(message, slug="wrong-cluster")
-        return self._take_pins(state.pins).workers.get(worker, "")
+        return self._take_pins(self._ours(state)).workers.get(worker, "")
 
     async def _first_contact(self, kept: _Kept | None) -> RegistryState:
         """The registry knows no cluster. Only if nobody does is this the beginning of one."""
@@ -331,6 +334,12 @@ class Membership:
         verdict = judge(None, self._config(), pins=pins, named=frozenset())
         if verdict.refusals:
             raise ConfigRefused(list(verdict.refusals))
+
+    def _ours(self, state: RegistryState) -> Pins:
+        if state.pins is None or state.pins.cluster != self.cluster:
+            message = "the registry is not of this node's cluster"
+            raise PeerRefuses(message, slug="wrong-cluster")
+        return state.pins
 
     def _hear_named(self, state: RegistryState) -> None:
         self.named.update(state.named)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Of an answer: ten times a page of summaries with a dozen event types each.
+ANSWER_BYTES_MAX = 64 << 20
+
 # What a node answers while it is starting, stopping or overloaded: the same as being away.
 _AWAY = frozenset(
     {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT, HTTPStatus.REQUEST_TIMEOUT}
@@ -68,7 +71,7 @@ class Peer:
                     method, self.url + path, data=body, headers=headers, allow_redirects=False
                 ) as response,
             ):
-                content = await response.read()
+                content = await self._read(response)
                 status = response.status
         except TimeoutError as error:
             message = f"{self.url} did not answer within {seconds:g} s"
@@ -84,6 +87,17 @@ class Peer:
             raise PeerAway(message)
         message = f"{self.url} answers {status}: {problem.detail}"
         raise PeerRefuses(message, slug=problem.type.rpartition(":")[2])
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        pieces: list[bytes] = []
+        size = 0
+        async for piece in response.content.iter_any():
+            size += len(piece)
+            if size > ANSWER_BYTES_MAX:
+                message = f"{self.url} answers with more than {ANSWER_BYTES_MAX} bytes"
+                raise WireError(message)
+            pieces.append(piece)
+        return b"".join(pieces)
 
 
 def _from_json(content: bytes, kind: type[T]) -> T:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 DEADLINE_SECONDS = 3.0
 RETRY_FIRST_SECONDS, RETRY_MOST_SECONDS = 0.05, 0.2
+# Questions to workers at a time, each of which needs a connection: a worker answers one in about a millisecond.
+QUESTIONS_MAX = 256
 
 T = TypeVar("T")
 
@@ -220,6 +222,8 @@ class Queries:
         """Join the question under way, or begin it."""
         under_way = self._under_way.get(key)
         if under_way is None:
+            if len(self._under_way) >= QUESTIONS_MAX:
+                raise PeerAway(f"{QUESTIONS_MAX} questions are under way already")
             self._metrics.summaries.labels("asked").inc()
             under_way = asyncio.get_running_loop().create_future()
             self._under_way[key] = under_way

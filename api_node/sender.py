@@ -32,6 +32,7 @@ from common.errors import NotTaken, SliceClosed, WireError
 from common.wire import (
     BATCH_BYTES_MAX,
     BATCH_EVENTS_MAX,
+    ENVELOPE_BATCHES_MAX,
     ENVELOPE_BYTES_MAX,
     ENVELOPE_SLICES_MAX,
     NAMES_MAX,
@@ -55,6 +56,9 @@ W = TypeVar("W")
 # What a sender holds in memory at most, parked slices apart: about what a worker takes in a second.
 QUEUE_EVENTS_MAX = 131_072
 QUEUE_BYTES_MAX = 16 << 20
+# What parked slices hold beside that: a slice can bring a full queue along, and must not hold up the others by it. A
+# worker that refuses four of them has more trouble than with a slice, and no slice of it takes new events.
+PARKED_EVENTS_MAX = 4 * QUEUE_EVENTS_MAX
 
 # A counter is two machine words; but no stream needs to span more slices than this, and its end costs nothing.
 COUNTERS_MAX = 10_000
@@ -219,15 +223,18 @@ class Sender(Generic[W]):
         new_waiter: Callable[[], W],
         events_max: int = QUEUE_EVENTS_MAX,
         bytes_max: int = QUEUE_BYTES_MAX,
+        parked_events_max: int = PARKED_EVENTS_MAX,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.stream = stream
         self.retired = False
         self.events_queued = 0
         self.bytes_queued = 0
+        self.parked_events = 0
         self._new_waiter = new_waiter
         self._events_max = events_max
         self._bytes_max = bytes_max
+        self._parked_events_max = parked_events_max
         self._jitter = jitter
         self._last_seq: dict[SliceId, int] = {}
         self._queues: dict[SliceId, _Queue[W]] = {}
@@ -254,12 +261,17 @@ class Sender(Generic[W]):
             if slice_id in self._ended:
                 message = f"slice {slice_id} is closed"
                 raise SliceClosed(message)
-            queue = self._queues[slice_id] = _Queue()
         elif queue.parked is not None:
             raise NotTaken(_parked_text(slice_id, queue.parked))
         if self.events_queued >= self._events_max or self.bytes_queued >= self._bytes_max:
             message = f"the queue of the worker is full with {self.events_queued} events"
             raise NotTaken(message)
+        if self.parked_events >= self._parked_events_max:
+            message = f"the worker refuses slices that hold {self.parked_events} events"
+            raise NotTaken(message)
+        if queue is None:
+            # Not before the event is taken: nothing would ever remove an empty one.
+            queue = self._queues[slice_id] = _Queue()
         batch = queue.open
         if batch is not None and batch.is_full_for(event_type):
             self._close(queue)
@@ -285,8 +297,7 @@ class Sender(Generic[W]):
         raw = encode(msgspec.structs.replace(old, seq=seq, regressed=regressed or old.regressed))
         adopted = replace(batch, seq=seq, raw=raw)
         queue.closed.append(adopted)
-        if queue.parked is None:
-            self._count(adopted, 1)
+        self._count_in(queue, adopted)
         return adopted
 
     def restore(self, batch: ClosedBatch[W]) -> None:
@@ -294,8 +305,7 @@ class Sender(Generic[W]):
         queue = self._queues.setdefault(batch.slice, _Queue())
         self._last_seq[batch.slice] = batch.seq
         queue.closed.append(batch)
-        if queue.parked is None:
-            self._count(batch, 1)
+        self._count_in(queue, batch)
 
     def spill(self) -> tuple[ClosedBatch[W], ...]:
         """All that is unanswered, to be spooled: open batches are closed. They stay here until ``spilled``.
@@ -345,7 +355,7 @@ class Sender(Generic[W]):
         room = ENVELOPE_BYTES_MAX
         for slice_id in order[:ENVELOPE_SLICES_MAX]:
             queue = self._queues[slice_id]
-            fitting = self._fitting(queue, room)
+            fitting = self._fitting(queue, room, ENVELOPE_BATCHES_MAX - len(chosen))
             room -= sum(len(batch.raw) for batch in fitting)
             chosen += fitting
             self._first.pop(slice_id, None)
@@ -453,6 +463,7 @@ class Sender(Generic[W]):
         else:
             for batch in queue.closed:
                 self._count(batch, -1)
+                self.parked_events += batch.events
         # Jitter, so that the slices of a worker do not come back all in one moment.
         retry_at = now + delay * (0.5 + self._jitter() / 2)
         queue.parked = Parked(receipt.outcome, receipt.detail, retry_at, delay)
@@ -465,6 +476,7 @@ class Sender(Generic[W]):
         if queue.parked is not None:
             queue.parked = None
             for batch in queue.closed:
+                self.parked_events -= batch.events
                 self._count(batch, 1)
 
     def _withdraw(self, queue: _Queue[W]) -> tuple[ClosedBatch[W], ...]:
@@ -489,15 +501,17 @@ class Sender(Generic[W]):
             return bool(queue.closed) and queue.parked.retry_at <= now
         return bool(queue.closed) or queue.open is not None
 
-    def _fitting(self, queue: _Queue[W], room: int) -> list[ClosedBatch[W]]:
+    def _fitting(self, queue: _Queue[W], room: int, batches_max: int) -> list[ClosedBatch[W]]:
         """The lowest batches of the slice that fit; of a parked one, the first as a probe."""
+        if not batches_max:
+            return []
         if queue.parked is not None:
             return [queue.closed[0]] if len(queue.closed[0].raw) <= room else []
         if queue.open is not None and room >= BATCH_BYTES_MAX:
             self._close(queue)
         fitting: list[ClosedBatch[W]] = []
         for batch in queue.closed:
-            if len(batch.raw) > room:
+            if len(batch.raw) > room or len(fitting) == batches_max:
                 break
             room -= len(batch.raw)
             fitting.append(batch)
@@ -528,6 +542,13 @@ class Sender(Generic[W]):
     def _next_seq(self, slice_id: SliceId) -> int:
         seq = self._last_seq[slice_id] = self._last_seq.get(slice_id, 0) + 1
         return seq
+
+    def _count_in(self, queue: _Queue[W], batch: ClosedBatch[W]) -> None:
+        """A closed batch has come to a slice from elsewhere."""
+        if queue.parked is None:
+            self._count(batch, 1)
+        else:
+            self.parked_events += batch.events
 
     def _count(self, batch: ClosedBatch[W], sign: int) -> None:
         self.events_queued += sign * batch.events

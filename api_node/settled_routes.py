@@ -33,6 +33,7 @@ UNSETTLED_MAX = 10_000
 CALL_SLICES_MAX = 1_000  # in one call to the registry: one commit of some 100 KB
 DEADLINE_SECONDS = 3.0  # that of a question: a restart of the registry's worker goes unnoticed
 RETRY_SECONDS = 0.1
+WATCH_SECONDS = 1.0  # while it does not answer: how soon it shows that it does again
 AHEAD_SHARE, AHEAD_SECONDS_MAX = (
     0.1,
     10.0,
@@ -74,6 +75,7 @@ class SettledRoutes:
         tasks: Tasks,
         log: Log,
         deadline_seconds: float = DEADLINE_SECONDS,
+        watch_seconds: float = WATCH_SECONDS,
     ) -> None:
         self.registry_problem: str | None = None
         self._membership = membership
@@ -83,6 +85,8 @@ class SettledRoutes:
         self._tasks = tasks
         self._log = log
         self._deadline_seconds = deadline_seconds
+        self._watch_seconds = watch_seconds
+        self._unavailable = asyncio.Event()
         self._routes: LRUCache[SliceId, Route] = LRUCache(maxsize=ROUTES_MAX)
         self._unsettled: TTLCache[SliceId, bool] = TTLCache(maxsize=UNSETTLED_MAX, ttl=config().cache_ttl_seconds)
         self._wanted: dict[SliceId, _Wanted] = {}
@@ -158,6 +162,16 @@ class SettledRoutes:
             # Wakes in the lead, and again after the next slice began.
             await asyncio.sleep(until_next - lead if until_next > lead else until_next + 0.01)
 
+    async def watch_registry(self) -> None:
+        """Ask an unavailable registry, though nobody wants a route, until it answers again; a task's body."""
+        while True:
+            await self._unavailable.wait()
+            await asyncio.sleep(self._watch_seconds)
+            if self.registry_problem is None:
+                self._unavailable.clear()
+            else:
+                await self._round({})
+
     async def _find(self, slice_id: SliceId, *, settle: bool) -> Found:
         deadline = asyncio.get_running_loop().time() + self._deadline_seconds
         found: Found = PeerAway(f"no answer within {self._deadline_seconds:g} s")
@@ -217,6 +231,7 @@ class SettledRoutes:
             if self.registry_problem is None:
                 self._log.warning("registry_unavailable", error=error)
             self.registry_problem = str(error)
+            self._unavailable.set()
             held = await self._ask_holders(tuple(batch))
             return {at: held.get(at) or error for at in batch}
         if self.registry_problem is not None:
@@ -240,7 +255,7 @@ class SettledRoutes:
 
     async def _ask_holders(self, slices: Sequence[SliceId]) -> Mapping[SliceId, Route]:
         """The routes of slices that some worker holds: they are settled, whatever the registry knows."""
-        held = await self._ask_workers(slices)
+        held = await self._ask_workers(slices) if slices else {}
         for at, route in held.items():
             self.learn(at, route)
         return held

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from api_node.drain import Drain
@@ -63,6 +64,11 @@ SPILL_PAUSE_SECONDS = 0.05  # while a worker is away: fewer, larger records, and
 QUESTION_SECONDS = 3.0
 IDENTITY_SECONDS = 1.0
 WATCH_SECONDS, WATCH_TROUBLE_SECONDS = 5.0, 0.5
+# Streams to one worker that have not ended. One ends within moments, unless the worker parks slices of it; and each may
+# hold as much as a queue and its parked slices.
+STREAMS_MAX = 8
+# Spooled streams that one worker is given at a time: each holds two envelopes in memory, and one call.
+DRAINS_MAX = 4
 
 Waiter: TypeAlias = "asyncio.Future[Done[Any] | Closed[Any] | TurnedAway[Any] | Spooled[Any] | None]"
 """Gets what became of a batch; None when the node stops before that is known."""
@@ -102,6 +108,7 @@ class WorkerLink:
         self._watch_seconds = watch_seconds
         self._away_seconds = away_seconds
         self._away = False
+        self._gone = asyncio.Event()  # away just now: look after the worker at once, and then often
         # Since when deliveries, and looks at the worker, get no answer. Apart, because a worker may do one and not
         # the other.
         self._silent: dict[str, float] = {}
@@ -147,6 +154,9 @@ class WorkerLink:
             raise NotTaken(self.refusal)
         if self._away and (full := self._room.refusal()) is not None:
             raise NotTaken(full)
+        if len(self._senders) >= STREAMS_MAX and self._senders[-1].retired:
+            message = f"{len(self._senders)} streams to the worker have not ended, because it refuses slices of them"
+            raise NotTaken(message)
         sender = self._current()
         placed = sender.add(slice_id, route, key_id, event_type, user_key, id_key)
         self._wakes[sender.stream].set()
@@ -337,6 +347,8 @@ class WorkerLink:
         """Begin to drain what leads to this worker, where nothing does so yet, and no stream is still filling it."""
         filling = {sender.stream for sender in self._senders if not sender.retired or sender.must_spill}
         for source in self._room.streams(self.worker):
+            if len(self._draining) >= DRAINS_MAX:
+                return  # whichever ends comes by here
             if source.stream not in filling and source.stream not in self._draining:
                 self._draining.add(source.stream)
                 self._tasks.start(f"drain-{self.worker}", self._drain(source))
@@ -412,6 +424,7 @@ class WorkerLink:
         if not self._away:
             self._log.warning("spooling_begins")
         self._away = True
+        self._gone.set()
         self._wake_all()
 
     def _came_back(self) -> None:
@@ -445,9 +458,12 @@ class WorkerLink:
             except (PeerError, WireError) as error:
                 self._failed(error)
                 self._was_silent("watch", started, error)
-            well = self.trouble is None and self._joined_as is not None
+            well = self.trouble is None and self._joined_as is not None and not self._away
             pause = self._watch_seconds if well else min(self._watch_seconds, WATCH_TROUBLE_SECONDS)
-            await asyncio.sleep(_jittered(pause))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_jittered(pause)):
+                    await self._gone.wait()
+            self._gone.clear()
 
     async def _wait(self, sender: Sender[Waiter]) -> None:
         """Until there is something new to send, or a parked slice is due."""

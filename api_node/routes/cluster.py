@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from common.bodies import read_body
-from common.errors import PeerError, WireError, WrongCluster, WrongMediaType
+from common.errors import InputOutputFailed, NoAnswer, PeerError, WireError, WrongCluster, WrongMediaType
 from common.judge import differing
 from common.slices import format_instant
 from common.web import json_response, require_token
@@ -98,19 +98,29 @@ class ClusterRoutes:
             message = f"send {MEDIA_TYPE}"
             raise WrongMediaType(message)
         question = decode(await read_body(request), RoutesQuestion)
-        pins, claims = self._membership.known()
         if question.cluster is not None:
-            if self._membership.pins is None or self._membership.pins.cluster != question.cluster:
-                message = "this node has not joined that cluster"
-                raise WrongCluster(message)
-            await self._membership.hear_claims(question.claims)
-            claims = self._membership.claims
+            await self._hear(question.cluster, question.claims)
+        pins, claims = self._membership.known()
         if pins is not None and self._membership.pins is None:
             # It is only adopted by those who have joined, which takes a registry.
             await self._room.adopt(pins.cluster)
         answer = _page(await self._known_routes(), question.after)
         body = msgspec.structs.replace(answer, cluster=pins and pins.cluster, claims=claims, pins=pins)
         return web.Response(body=encode(body), content_type=MEDIA_TYPE)
+
+    async def _hear(self, cluster: str, claims: int) -> None:
+        """Ask the registry what is new there: anybody may call this, so the number itself is not taken on trust."""
+        if self._membership.pins is None or self._membership.pins.cluster != cluster:
+            message = "this node has not joined that cluster"
+            raise WrongCluster(message)
+        try:
+            await self._membership.hear_registry()
+        except (PeerError, WireError, InputOutputFailed) as error:
+            message = f"this node cannot hear what the registry says: {error}"
+            raise NoAnswer(message) from error
+        if self._membership.claims < claims:
+            message = f"the registry tells this node of {self._membership.claims} claims, not of {claims}"
+            raise NoAnswer(message)
 
     async def _known_routes(self) -> dict[SliceId, Route | None]:
         spooled = await self._room.routes()
