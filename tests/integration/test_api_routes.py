@@ -68,7 +68,15 @@ class Knowing:
     """The settled routes as one API node knows them, and what it knows them by."""
 
     def __init__(
-        self, nodes: Nodes, session: aiohttp.ClientSession, tasks: Tasks, *, name: str, file: Path, deadline: float
+        self,
+        nodes: Nodes,
+        session: aiohttp.ClientSession,
+        tasks: Tasks,
+        *,
+        name: str,
+        file: Path,
+        deadline: float,
+        retry: float,
     ) -> None:
         self.config: ClusterConfig = load_config(file)
         self.registry = Watched(
@@ -98,6 +106,7 @@ class Knowing:
             tasks=tasks,
             log=nodes.log(name),
             deadline_seconds=deadline,
+            watch_seconds=retry,
         )
 
     async def _identities(self) -> dict[WorkerId, Identity | PeerError]:
@@ -109,7 +118,7 @@ class Knowing:
 
 @asynccontextmanager
 async def knowing(
-    folder: Path, *proposals: list[str], joined: bool = True, deadline: float = 0.3, **settings: Any
+    folder: Path, *proposals: list[str], joined: bool = True, deadline: float = 0.3, retry: float = 5.0, **settings: Any
 ) -> AsyncIterator[tuple[Nodes, list[Knowing]]]:
     """Two workers, and a node's knowledge for each of the proposed routes."""
     async with Nodes(folder, start=False, **settings) as nodes, Tasks(log=nodes.log("api")) as tasks:
@@ -117,7 +126,9 @@ async def knowing(
         found = []
         for number, proposal in enumerate(proposals):
             file = nodes.write(name=f"{number}.json", routing=[{"slice": 0, "nodes": proposal}])
-            found.append(Knowing(nodes, nodes.session, tasks, name=f"part-{number}", file=file, deadline=deadline))
+            found.append(
+                Knowing(nodes, nodes.session, tasks, name=f"part-{number}", file=file, deadline=deadline, retry=retry)
+            )
             if joined:
                 await found[-1].membership.join()
         yield nodes, found
@@ -232,6 +243,30 @@ async def test_without_the_registry_a_slice_that_a_worker_holds_goes_on(tmp_path
         one.registry.error = None
         assert await one.routes.settle(SOME) == (ZERO,)
         assert one.routes.registry_problem is None
+
+
+async def test_the_registrys_trouble_ends_by_itself(tmp_path: Path) -> None:
+    """Nobody wants anything of it any more, and still nobody reads of a trouble that is over."""
+
+    async def asks_again() -> None:
+        assert len(one.registry.calls) > asked
+
+    async def check() -> None:
+        assert one.routes.registry_problem is None
+
+    async with knowing(tmp_path, ["0"], retry=0.05) as (nodes, (one,)), Tasks(log=nodes.log("watch")) as tasks:
+        tasks.start("watch-registry", one.routes.watch_registry())
+        one.registry.error = PeerAway("the registry is away")
+        with pytest.raises(NotTaken):
+            await one.routes.settle(SOME)
+        asked = len(one.registry.calls)
+        await eventually(asks_again)
+        problem = one.routes.registry_problem
+        one.registry.error = None
+
+        assert problem == "the registry is away"
+        await eventually(check)
+        assert one.routes.known(SOME) is None
 
 
 async def test_a_short_absence_of_the_registry_goes_unnoticed(tmp_path: Path) -> None:
