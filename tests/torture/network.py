@@ -38,7 +38,7 @@ CLEAR_SECONDS = 1.0
 HEAL_SECONDS = 20.0
 P99_SECONDS = 5.0  # for success during any fault, in settled slices
 AWAY_SECONDS = 4.0  # a fault that keeps a worker away for longer must be met by the spool
-NEW_SLICE = 5_000_000  # far from those of the load; one for each fault
+NEW_SLICE = 20_000  # far from those of the load; one for each fault
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
