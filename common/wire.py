@@ -39,6 +39,7 @@ BATCH_EVENTS_MAX = 16_384
 BATCH_BYTES_MAX = 1 << 20
 ENVELOPE_BYTES_MAX = 4 << 20
 ENVELOPE_SLICES_MAX = 64
+ENVELOPE_BATCHES_MAX = 4096  # those of a worker that was away may be tiny; decoding so many takes some 10 ms
 WORKER_BODY_BYTES_MAX = 8 << 20  # twice an envelope: what an API node sends always fits
 QUESTION_SLICES_MAX = 10_000  # some MiB of answer
 ROUTES_PAGE_MAX = 5_000  # some 100 KiB, with routes of a few workers; a second or two of opening slice files
@@ -334,7 +335,8 @@ class RoutesQuestion(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         cluster: the cluster id; None: whatever cluster it is.
-        claims: with a cluster: a claim number to keep, durably, before the answer.
+        claims: with a cluster: a claim number to know, durably, before the answer. An API node asks the registry for
+            it, and for the pins.
         after: only slices after this one.
     """
 
@@ -421,6 +423,7 @@ def decode_envelope(body: bytes) -> tuple[Envelope, tuple[Batch, ...]]:
     envelope = decode(body, Envelope)
     _require(len(envelope.stream) == STREAM_BYTES, "a stream name has 16 bytes")
     _require(envelope.claims >= 0, "a claim number is not negative")
+    _require(len(envelope.batches) <= ENVELOPE_BATCHES_MAX, f"an envelope has at most {ENVELOPE_BATCHES_MAX} batches")
     batches = tuple(map(decode_batch, envelope.batches))
     slices = {batch.slice for batch in batches}
     _require(len(slices) <= ENVELOPE_SLICES_MAX, f"an envelope has at most {ENVELOPE_SLICES_MAX} slices")
