@@ -50,9 +50,11 @@ async def cluster_and_proxy(tmp_path_factory: pytest.TempPathFactory) -> AsyncIt
         yield cluster, proxy
 
 
-@pytest.fixture
-def cluster(cluster_and_proxy: tuple[Cluster, Proxy]) -> Cluster:
-    return cluster_and_proxy[0]
+@pytest_asyncio.fixture(loop_scope="module")
+async def cluster(cluster_and_proxy: tuple[Cluster, Proxy]) -> Cluster:
+    cluster, _ = cluster_and_proxy
+    await cluster.mend()
+    return cluster
 
 
 @pytest.fixture

@@ -24,9 +24,15 @@ EXIT_SECONDS = 10.0
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
+async def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
     async with Cluster(tmp_path_factory.mktemp("restarts"), apis=2, workers=3, cache_ttl_seconds=TTL) as cluster:
         yield cluster
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def cluster(shared_cluster: Cluster) -> Cluster:
+    await shared_cluster.mend()
+    return shared_cluster
 
 
 def posts_with_ids(hour: int, *, users: int = 300) -> Iterator[Post]:

@@ -321,6 +321,10 @@ class Cluster:
             return 0, repr(error)
         return answer.status, answer.text
 
+    async def mend(self) -> None:
+        """Start whatever a failed test left stopped, so that the tests after it can tell something."""
+        await self.start(*(node for node in self.nodes if not node.runs))
+
     async def restart(self, node: Node) -> None:
         """SIGTERM, exit code 0, start again, ready."""
         await node.stop()
