@@ -34,7 +34,7 @@ from api_node.spool_room import SpoolRoom
 from api_node.worker_client import AWAY_SECONDS, WATCH_SECONDS, WorkerPool
 from common.anonymise import Anonymiser
 from common.cluster_watch import ClusterWatch
-from common.config import ClusterConfig, load_config, load_secret, load_token
+from common.config import ClusterConfig, is_loopback, load_config, load_secret, load_token
 from common.errors import ConfigRefused, ExitError, InputOutputFailed, PeerError, WireError
 from common.judge import Verdict, judge
 from common.listener import FINISH_SECONDS
@@ -321,6 +321,8 @@ async def run_node(
         known = ", ".join(f'"{node}"' for node in config.api_nodes)
         raise ConfigRefused([f'api-nodes: no API node "{arguments.node}"; known: {known}'])
     log = new_log(f"api-{arguments.node}")
+    if config.internal_token_file is None and not is_loopback(config.api_nodes[arguments.node]):
+        log.warning("listening_beyond_loopback_without_internal_token")
     failures: list[ExitError] = []
 
     def fail(error: ExitError) -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from common.slices import SliceId
 
 SUMMARIES_MAX = 20_000  # per worker; some 10 MB
+SNAPSHOTS_MAX = 16  # answers about all slices, per worker; dashboards ask for "up to now" most of the time
+SNAPSHOT_SUMMARIES_MAX = 200_000  # in all of them; some 100 MB. A single answer that has more is not kept
 
 
 @dataclass(slots=True, eq=False)
@@ -49,13 +51,13 @@ class SummaryCache:
     def __init__(self, *, ttl_seconds: float, timer: Callable[[], float]) -> None:
         self._timer = timer
         self._slices: TTLCache[SliceId, Held] = TTLCache(maxsize=SUMMARIES_MAX, ttl=ttl_seconds, timer=timer)
-        self._all: TTLCache[SliceId, Watcher] = TTLCache(maxsize=16, ttl=ttl_seconds, timer=timer)
+        self._all: TTLCache[SliceId, Watcher] = self._snapshots(ttl_seconds)
         self._watchers: set[Watcher] = set()
 
     def follow(self, ttl_seconds: float) -> None:
         """Another time to remember: begin anew."""
         self._slices = TTLCache(maxsize=SUMMARIES_MAX, ttl=ttl_seconds, timer=self._timer)
-        self._all = TTLCache(maxsize=16, ttl=ttl_seconds, timer=self._timer)
+        self._all = self._snapshots(ttl_seconds)
 
     def get(self, slice_id: SliceId) -> Held | None:
         """The summary of a slice, if it is fresh."""
@@ -117,5 +119,14 @@ class SummaryCache:
         for held in (*self._slices.values(), *newer):
             if held.summary.slice <= until and held.file:
                 snapshot.note(held)
-        self._all[until] = snapshot
+        if len(snapshot.seen) <= SNAPSHOT_SUMMARIES_MAX:
+            self._all[until] = snapshot
         return snapshot.seen
+
+    def _snapshots(self, ttl_seconds: float) -> TTLCache[SliceId, Watcher]:
+        return TTLCache(maxsize=SNAPSHOT_SUMMARIES_MAX, ttl=ttl_seconds, timer=self._timer, getsizeof=_size)
+
+
+def _size(snapshot: Watcher) -> int:
+    """Of a snapshot, in summaries; small ones count as much as makes them SNAPSHOTS_MAX at most."""
+    return max(len(snapshot.seen), SNAPSHOT_SUMMARIES_MAX // SNAPSHOTS_MAX)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from api_node.drain import Drain
 from api_node.peer import Peer
-from api_node.sender import Closed, Done, Moved, Sender, Spooled, TurnedAway, Verdict
+from api_node.sender import PARKED_EVENTS_MAX, Closed, Done, Moved, Sender, Spooled, TurnedAway, Verdict
 from api_node.summary_cache import SummaryCache
 from common.config import ClusterConfig
 from common.errors import NotTaken, PeerAway, PeerError, PeerRefuses, WireError
@@ -64,11 +64,6 @@ SPILL_PAUSE_SECONDS = 0.05  # while a worker is away: fewer, larger records, and
 QUESTION_SECONDS = 3.0
 IDENTITY_SECONDS = 1.0
 WATCH_SECONDS, WATCH_TROUBLE_SECONDS = 5.0, 0.5
-# Streams to one worker that have not ended. One ends within moments, unless the worker parks slices of it; and each may
-# hold as much as a queue and its parked slices.
-STREAMS_MAX = 8
-# Spooled streams that one worker is given at a time: each holds two envelopes in memory, and one call.
-DRAINS_MAX = 4
 
 Waiter: TypeAlias = "asyncio.Future[Done[Any] | Closed[Any] | TurnedAway[Any] | Spooled[Any] | None]"
 """Gets what became of a batch; None when the node stops before that is known."""
@@ -154,8 +149,9 @@ class WorkerLink:
             raise NotTaken(self.refusal)
         if self._away and (full := self._room.refusal()) is not None:
             raise NotTaken(full)
-        if len(self._senders) >= STREAMS_MAX and self._senders[-1].retired:
-            message = f"{len(self._senders)} streams to the worker have not ended, because it refuses slices of them"
+        if len(self._senders) > 1 and (parked := sum(it.parked_events for it in self._senders)) >= PARKED_EVENTS_MAX:
+            # Each stream has this bound too; those that end only when a slice is unparked add up.
+            message = f"the worker refuses slices that hold {parked} events"
             raise NotTaken(message)
         sender = self._current()
         placed = sender.add(slice_id, route, key_id, event_type, user_key, id_key)
@@ -347,8 +343,6 @@ class WorkerLink:
         """Begin to drain what leads to this worker, where nothing does so yet, and no stream is still filling it."""
         filling = {sender.stream for sender in self._senders if not sender.retired or sender.must_spill}
         for source in self._room.streams(self.worker):
-            if len(self._draining) >= DRAINS_MAX:
-                return  # whichever ends comes by here
             if source.stream not in filling and source.stream not in self._draining:
                 self._draining.add(source.stream)
                 self._tasks.start(f"drain-{self.worker}", self._drain(source))

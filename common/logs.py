@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +17,23 @@ import structlog
 from common.errors import TallysliceError
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Callable, MutableMapping
     from typing import TextIO
 
 Log = structlog.typing.FilteringBoundLogger
+# Of one event: a burst that tells a person everything, and ten a second when something fails all the time.
+LINES_A_MINUTE_MAX = 600
+VALUE_CHARACTERS_MAX = 8_000  # of one value: a refused cluster file can have a reason for each of its lines
+_MINUTE = 60.0
 _FRAMES = 4  # the innermost ones tell where, the rest is the event loop
 
 
-def new_log(node: str, *, stream: TextIO | None = None) -> Log:
+def new_log(node: str, *, stream: TextIO | None = None, now: Callable[[], float] = time.monotonic) -> Log:
     """A log whose lines name the node, such as ``api-0`` or ``worker-3``."""
     log: Log = structlog.wrap_logger(
         structlog.PrintLogger(file=stream or sys.stderr),
         processors=[
+            _Rate(now),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _plain_errors,
@@ -62,10 +68,35 @@ def quiet_library_logger() -> logging.Logger:
     return logger
 
 
+class _Rate:
+    """Lets so many lines of an event pass in a minute; the first one of a later minute tells how many it kept back."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        # Events are our own words, so there are only so many. Event -> when its minute began, lines since then.
+        self._events: dict[object, tuple[float, int]] = {}
+
+    def __call__(self, _: object, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        now = self._now()
+        began, lines = self._events.get(line.get("event"), (now, 0))
+        if now - began >= _MINUTE:
+            if lines > LINES_A_MINUTE_MAX:
+                line["suppressed"] = lines - LINES_A_MINUTE_MAX
+            began, lines = now, 0
+        self._events[line.get("event")] = began, lines + 1
+        if lines >= LINES_A_MINUTE_MAX:
+            raise structlog.DropEvent
+        return line
+
+
 def _plain_errors(_: object, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for name, value in line.items():
         if isinstance(value, BaseException):
-            line[name] = describe(value)
-        elif isinstance(value, (list, tuple, set, frozenset, dict)):
-            line[name] = str(value)
+            line[name] = _short(describe(value))
+        elif isinstance(value, (str, list, tuple, set, frozenset, dict)):
+            line[name] = _short(str(value))
     return line
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= VALUE_CHARACTERS_MAX else f"{text[:VALUE_CHARACTERS_MAX]}..."

@@ -53,5 +53,6 @@ class Tasks:
         self._running.discard(task)
         if task.cancelled() or (error := task.exception()) is None:
             return
-        self.failed.append(task.get_name())
+        if task.get_name() not in self.failed:  # what fails again and again is told once
+            self.failed.append(task.get_name())
         self._log.error("task_died", task=task.get_name(), error=error)

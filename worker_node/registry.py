@@ -59,6 +59,8 @@ T = TypeVar("T")
 FILE_NAME = "registry.mdb"
 DATABASES = {"facts": Kind.MAP, "routes": Kind.MAP, "numbers": Kind.MAP}
 PINS, CLAIMS, REBUILD = b"pins", b"claims", b"rebuild"
+WORKERS_MAX = 4 * ROUTE_WORKERS_MAX  # pinned ever: four generations of the longest route
+WORKER_ID_CHARACTERS_MAX = 64  # as in the cluster file
 RECENT_MAX = 100  # routes shown in /cluster: some days of hours
 
 _KEY_BYTES = 8
@@ -142,6 +144,8 @@ class Registry:
         pins = self._pinned(pin.cluster)
         known = pins.workers.get(pin.id)
         if known is None:
+            if len(pins.workers) >= WORKERS_MAX or len(pin.id) > WORKER_ID_CHARACTERS_MAX:
+                raise Contradicts(f"a cluster has at most {WORKERS_MAX} workers, with ids of a reasonable length")
             self._put_pins(msgspec.structs.replace(pins, workers={**pins.workers, pin.id: pin.uuid}))
         elif known != pin.uuid:
             raise WrongWorker(f"worker {pin.id} is pinned to the data directory {known}, not {pin.uuid}")
@@ -382,6 +386,8 @@ def _known_from(pins: Pins) -> SliceId | None:
 def _check(slice_id: int, route: Route) -> None:
     if not SLICE_MIN <= slice_id <= SLICE_MAX:
         raise Malformed("a slice is an int64", field="routes")
+    if any(len(name) > WORKER_ID_CHARACTERS_MAX for name in route):
+        raise Malformed(f"the route of slice {slice_id} names what is no worker", field="routes")
     if len(route) > ROUTE_WORKERS_MAX or len(set(route)) != len(route):
         raise Malformed(f"the route of slice {slice_id} names a worker twice, or too many", field="routes")
 
