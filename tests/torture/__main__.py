@@ -96,6 +96,7 @@ def _played(book: Book, first_seed: int, so_far: str, play: Play) -> bool:
 
 
 def _end(book: Book) -> int:
+    book.close()
     text, code = report(book.rounds)
     _say(text)
     return code

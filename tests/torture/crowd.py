@@ -67,7 +67,7 @@ class Crowd:
         ledger: what was sent and became known.
         drawn: events begun.
         taken: events acknowledged.
-        attempts: requests by fate.
+        attempts: requests by fate, and by whose disk the event is on.
         surprises: what no event should ever be answered.
         successes: each acknowledged event, if ``keep_times``.
     """
@@ -84,7 +84,7 @@ class Crowd:
         self.ledger = Ledger()
         self.drawn = 0
         self.taken = 0
-        self.attempts = Counter[Fate]()
+        self.attempts = Counter[str]()
         self.surprises: list[str] = []
         self.successes: list[Success] = []
         self._posts = posts
@@ -177,7 +177,7 @@ class Crowd:
     async def _attempt(self, post: Post) -> Attempt:
         async with self._line(self._rng.choice(self._ports)) as line:
             attempt = await line.post(post)
-        self.attempts[attempt.fate] += 1
+        self.attempts[f"{attempt.fate.value} {attempt.durability}".strip()] += 1
         return attempt
 
     @contextlib.asynccontextmanager

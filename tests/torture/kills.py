@@ -83,7 +83,7 @@ async def kill_round(
         seconds=time.monotonic() - begun,
         faults=dict(keepers.deaths),
         sent=crowd.drawn,
-        attempts={fate.value: count for fate, count in crowd.attempts.items()},
+        attempts=dict(crowd.attempts),
         acknowledged=totals["acknowledged"],
         unknown=totals["unknown"],
         counted=sum(Counter(answer["events"]).total() for answer in shown.values()),

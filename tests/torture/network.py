@@ -210,7 +210,7 @@ async def network_round(
         seconds=time.monotonic() - begun,
         faults=dict(done),
         sent=crowd.drawn,
-        attempts={fate.value: count for fate, count in crowd.attempts.items()},
+        attempts=dict(crowd.attempts),
         acknowledged=totals["acknowledged"],
         unknown=totals["unknown"],
         counted=sum(Counter(answer["events"]).total() for answer in shown.values()),

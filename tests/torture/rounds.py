@@ -79,6 +79,11 @@ class Book:
         with self.path.open("ab") as file:
             file.write(msgspec.json.encode(one) + b"\n")
 
+    def close(self) -> None:
+        """The run is over: the next one begins from the start."""
+        if self.path.exists():
+            self.path.rename(self.path.with_suffix(".finished.jsonl"))
+
     @property
     def faults(self) -> int:
         """How many there were."""
