@@ -125,14 +125,25 @@ async def test_every_metric(tmp_path: Path) -> None:
     assert dict(zip(table.names(), ((row[1], row[2].partition(":")[0]) for row in table.rows), strict=True)) == found
 
 
+def commands_of(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:
+    """Each command by its whole name; of a group, those in it."""
+    context = click.Context(group)
+    for word in group.list_commands(context):
+        one = group.get_command(context, word)
+        assert one is not None
+        if isinstance(one, click.Group):
+            yield from commands_of(one, f"{name} {word}")
+        else:
+            yield f"{name} {word}", one
+
+
 def test_every_command() -> None:
     """docs/operations.md lists each command and each option."""
-    context = click.Context(command)
-    commands = {name: command.get_command(context, name) for name in command.list_commands(context)}
+    commands = dict(commands_of(command, "tallyslice"))
     shown = once(names_under("command", OPERATIONS))
 
-    assert {name for name in shown if name.startswith("tallyslice ")} == {f"tallyslice {name}" for name in commands}
-    options = {option for one in commands.values() if one for param in one.params for option in param.opts}
+    assert {name for name in shown if name.startswith("tallyslice ")} == commands.keys()
+    options = {option for one in commands.values() for param in one.params for option in param.opts}
     assert once(names_under("option", OPERATIONS)) == {option for option in options if option.startswith("--")}
 
 
