@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 
-from common.errors import Malformed, TooSlow
+from common.errors import Malformed, TooSlow, Unavailable
 from common.logs import quiet_library_logger
 from common.metrics import Metrics
 from common.problems import HeadTooLarge, OtherProblem, problem_response
@@ -39,6 +39,9 @@ HEADERS_MAX = 100  # in one head; browsers send some twenty
 # headers: what a client sends us is an event in a query at most.
 HEAD_BYTES_MAX = 16 << 10
 READ_BYTES = 64 << 10  # of a body that nobody has asked for yet: beyond twice that the connection is not read
+
+# Of answers that clients have not taken yet: a hundred lists of ten thousand slices. One is sent whatever its size.
+ANSWERS_BYTES_MAX = 256 << 20
 
 # One process answers some thousand requests a second, so that many clients at once are in step with it; more belong on
 # connections that a proxy shares between them.
@@ -58,6 +61,7 @@ class Limits:
         idle_seconds: between two requests; longer than the 60 s of common load balancers, so that they end it.
         answer_seconds: for the client to take what was written to it.
         linger_seconds: for a body that nobody wants, so that the client sees its answer before the connection ends.
+        answers_bytes_max: of answers under way, all connections together.
         connections_max: at a time; by the descriptors of the process if None.
     """
 
@@ -65,6 +69,7 @@ class Limits:
     idle_seconds: float = 75.0
     answer_seconds: float = 60.0
     linger_seconds: float = 2.0
+    answers_bytes_max: int = ANSWERS_BYTES_MAX
     connections_max: int | None = None
 
 
@@ -154,7 +159,18 @@ class Connection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send an answer; the last one to a client that sends nothing more ends the connection."""
-        sent = await super().finish_response(request, resp, start_time)
+        size = resp.content_length or 0
+        if (
+            self._listener.answers_bytes
+            and self._listener.answers_bytes + size > self._listener.limits.answers_bytes_max
+        ):
+            resp = problem_response(Unavailable("the answers that clients have not taken yet are too many"))
+            size = 0
+        self._listener.answers_bytes += size
+        try:
+            sent = await super().finish_response(request, resp, start_time)
+        finally:
+            self._listener.answers_bytes -= size
         if self._peer_ended and not self._messages:
             self.close()
         return sent
@@ -246,6 +262,7 @@ class Listener(web.Server):
     limits: Limits
     connections_max: int
     metrics: Metrics
+    answers_bytes: int = 0  # that clients have not taken yet
 
     def __call__(self) -> web.RequestHandler:
         """Make a connection."""
@@ -291,5 +308,6 @@ class Runner(web.AppRunner):
         server.connections_max = self._limits.connections_max or connections_bound()
         server.metrics = self.app.get(METRICS) or Metrics()
         server.metrics.connections.set_function(lambda: len(server.connections))
+        server.metrics.answers_bytes.set_function(lambda: server.answers_bytes)
         server.metrics.connections_max.set(server.connections_max)
         return server

@@ -42,6 +42,9 @@ class Metrics:
         self.bodies_bytes = Gauge(
             "tallyslice_bodies_bytes", "Bytes of the bodies of requests under way.", registry=self.registry
         )
+        self.answers_bytes = Gauge(
+            "tallyslice_answers_bytes", "Bytes of answers that clients have not taken yet.", registry=self.registry
+        )
         self.config_reloads = Gauge(
             "tallyslice_config_reloads", "Changes of the cluster file taken since the start.", registry=self.registry
         )

@@ -426,6 +426,22 @@ async def test_a_slow_client_gets_all_of_its_answer() -> None:
         assert place.ended("late_answer") == 0
 
 
+async def test_all_answers_together_have_a_bound() -> None:
+    """What is over it is 503, until somebody has taken theirs."""
+    async with served(Limits(linger_seconds=0.1, answers_bytes_max=BIG)) as place:
+        first, second = await place.connect(), await place.connect()
+        first.send(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asyncio.sleep(0.1)
+        second.send(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+        refused = await second.answer()
+        taken = await first.answer()
+        second.send(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+
+        assert refused[0] == 503
+        assert (taken[0], len(taken[1])) == (200, BIG)
+        assert (await second.answer())[0] == 200
+
+
 async def said(what: bool) -> None:  # noqa: FBT001 - the claim is the point
     assert what
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 from common.errors import Malformed
-from common.logs import describe, new_log, quiet_library_logger
+from common.logs import LINES_A_MINUTE_MAX, VALUE_CHARACTERS_MAX, describe, new_log, quiet_library_logger
 from tests.support.events import CANARY
 
 
@@ -66,3 +66,28 @@ def test_the_librarys_log_goes_nowhere() -> None:
     assert not log.propagate
     assert [type(handler).__name__ for handler in log.handlers] == ["NullHandler"]
     assert log.manager.loggerDict.get(log.name) is None
+
+
+def test_an_event_has_so_many_lines_a_minute() -> None:
+    """Other events are not held up by it, and the first line of a later minute tells what is missing."""
+    written, seconds = io.StringIO(), [0.0]
+    log = new_log("api-0", stream=written, now=lambda: seconds[0])
+    for _ in range(LINES_A_MINUTE_MAX + 5):
+        log.bind(worker="0").error("request_failed")
+    log.info("listening")
+    first = written.getvalue()
+    seconds[0] = 60.0
+    log.error("request_failed")
+    log.error("request_failed")
+
+    assert first.count("event=request_failed") == LINES_A_MINUTE_MAX
+    assert first.count("event=listening") == 1
+    assert [line.endswith("suppressed=5") for line in written.getvalue().splitlines()[-2:]] == [True, False]
+
+
+def test_a_value_has_so_many_characters() -> None:
+    written = io.StringIO()
+
+    new_log("api-0", stream=written).warning("refused", reasons=("x" * 2 * VALUE_CHARACTERS_MAX,))
+
+    assert VALUE_CHARACTERS_MAX < len(written.getvalue()) < VALUE_CHARACTERS_MAX + 200

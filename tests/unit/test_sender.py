@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -24,6 +25,7 @@ from common.routing import WorkerId
 from common.slices import SliceId
 from common.wire import (
     BATCH_EVENTS_MAX,
+    ENVELOPE_BATCHES_MAX,
     ENVELOPE_BYTES_MAX,
     ENVELOPE_SLICES_MAX,
     NAMES_MAX,
@@ -556,3 +558,53 @@ def test_for_a_damaged_record_conflict_and_duplicate_both_mean_answered(outcome:
     assert [type(verdict) for verdict in verdicts] == [Done]
     assert sender.is_empty
     assert not sender.retired
+
+
+def test_an_event_refused_at_a_full_queue_leaves_nothing_behind() -> None:
+    """Otherwise every slice that is refused once would stay, and the stream would never be empty again."""
+    sender = new_sender(events_max=1)
+    put(sender, slice_id=1)
+    with pytest.raises(NotTaken, match="full"):
+        put(sender, slice_id=2)
+    flight = taken(sender)
+    sender.answered(flight, [receipt(flight)], 0.0)
+
+    assert sender.is_empty
+
+
+def test_an_envelope_has_so_many_batches_and_the_rest_comes_next() -> None:
+    """What a worker has not answered for a long time may be many tiny batches."""
+    sender = new_sender()
+    batch = taken_alone(sender)
+    for seq in range(1, ENVELOPE_BATCHES_MAX + 2):
+        sender.restore(replace(batch, seq=seq))
+    first = taken(sender)
+    sender.answered(first, [receipt(first, index) for index in range(len(first.batches))], 0.0)
+    second = taken(sender)
+
+    assert [one.seq for one in first.batches] == list(range(1, ENVELOPE_BATCHES_MAX + 1))
+    assert [one.seq for one in second.batches] == [ENVELOPE_BATCHES_MAX + 1]
+
+
+def taken_alone(sender: Sender[str]) -> ClosedBatch[str]:
+    """A closed batch that the sender has been answered for."""
+    put(sender)
+    flight = taken(sender)
+    sender.answered(flight, [receipt(flight)], 0.0)
+    return flight.batches[0]
+
+
+def test_what_parked_slices_hold_has_a_bound() -> None:
+    """Below it they hold up no other slice; beyond it the worker takes no events, until one comes back."""
+    sender = Sender(stream=bytes(16), new_waiter=lambda: "b", parked_events_max=2, jitter=lambda: 1.0)
+    for slice_id in (1, 2):
+        put(sender, slice_id=slice_id)
+        flight = taken(sender)
+        sender.answered(flight, [receipt(flight, outcome=Outcome.WRONG_KEY)], 0.0)
+    with pytest.raises(NotTaken, match="refuses slices that hold 2 events"):
+        put(sender, slice_id=3)
+    back = taken(sender, now=10.0)
+    sender.answered(back, [receipt(back, index) for index in range(len(back.batches))], 10.0)
+
+    assert sender.parked_events == 0
+    assert put(sender, slice_id=3)

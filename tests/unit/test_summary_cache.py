@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from api_node.summary_cache import SummaryCache
+from api_node.summary_cache import SNAPSHOT_SUMMARIES_MAX, SNAPSHOTS_MAX, SummaryCache
 from common.routing import WorkerId
 from common.slices import SliceId
 from common.summaries import Summary
@@ -210,3 +210,16 @@ def test_what_is_known_to_be_wrong_is_forgotten(cache: SummaryCache) -> None:
     assert cache.get_all(NINE) is None
     assert cache.get(EIGHT) == held(2, at=EIGHT)
     assert cache.answered(cache.watch(SEVEN), SEVEN, held(5)) == held(5)
+
+
+def test_answers_about_all_slices_are_kept_up_to_a_bound(cache: SummaryCache) -> None:
+    """So many of them; and none that has more summaries than all may have together."""
+    for until in range(SNAPSHOTS_MAX + 1):
+        cache.answered_all(cache.watch(None), SliceId(until), [])
+    one = held(1)
+    too_many = [one] + [held(1, at=SliceId(-at)) for at in range(1, SNAPSHOT_SUMMARIES_MAX + 1)]
+    answer = cache.answered_all(cache.watch(None), NINE, too_many)
+
+    assert [cache.get_all(SliceId(until)) is None for until in (0, 1, SNAPSHOTS_MAX)] == [True, False, False]
+    assert len(answer) == SNAPSHOT_SUMMARIES_MAX + 1
+    assert cache.get_all(NINE) != answer

@@ -50,3 +50,12 @@ async def test_a_task_that_dies_is_told_and_remembered() -> None:
     assert "event=task_died task=watch" in written.getvalue()
     assert "KeyError" in written.getvalue()
     assert CANARY not in written.getvalue()
+
+
+async def test_what_dies_again_and_again_is_remembered_once() -> None:
+    async with Tasks(log=new_log("api-0", stream=io.StringIO())) as tasks:
+        for _ in range(3):
+            tasks.start("question", fail())
+            await asyncio.sleep(0.01)
+
+    assert tasks.reason() == "background tasks died: question"

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from api_node.app import run_node
-from api_node.peer import Peer
+from api_node.peer import ANSWER_BYTES_MAX, Peer
 from common.errors import ConfigRefused, PeerAway, PeerRefuses, WireError
 from common.web import NodeArguments
 from common.wire import Answer, Question, Settled, encode
@@ -128,3 +128,10 @@ async def test_a_node_that_is_not_in_the_file_does_not_start(tmp_path: Path) -> 
 
     with pytest.raises(ConfigRefused, match='api-nodes: no API node "7"; known: "0"'):
         await run_node(NodeArguments(node="7", cluster_file=file, data=tmp_path / "data"), asyncio.Event())
+
+
+async def test_an_answer_over_its_bound_is_none() -> None:
+    """Whoever answers there, this node does not fill its memory with it."""
+    async with answering(bytes(ANSWER_BYTES_MAX + 1)) as (peer, _):
+        with pytest.raises(WireError, match="more than"):
+            await peer.get_json("/registry", Settled, seconds=10)
