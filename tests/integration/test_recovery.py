@@ -484,6 +484,27 @@ async def test_the_lost_disk_found_again_is_refused(tmp_path: Path) -> None:
         await eventually(lambda: incomplete(nodes, KNOWN))
 
 
+async def test_slice_files_of_a_lost_disk_found_again_are_good(tmp_path: Path) -> None:
+    """Where nothing was counted in the new directory since: then the old file is all there is."""
+    async with Nodes(tmp_path, routing={0: ["1"]}) as nodes:
+        for hour in (0, 1):
+            await taken(nodes, FIRST + hour * HOUR)
+        await nodes.worker["1"].stop()
+        await nodes.start_worker("1", data=tmp_path / "new")
+        await replace(nodes, "1")
+        await eventually(lambda: taken(nodes, KNOWN))
+        await nodes.worker["1"].stop()
+        old, new = nodes.worker["1"].data / "slices", tmp_path / "new" / "slices"
+        missing = [path for path in old.glob("*.mdb") if not (new / path.name).exists()]
+        assert [path.name for path in missing] == ["1.mdb"]
+        shutil.copy(missing[0], new)
+        await nodes.start_worker("1", data=tmp_path / "new")
+
+        await eventually(lambda: incomplete(nodes, KNOWN))
+        assert (await nodes.json(at=FIRST + HOUR))["complete"]
+        assert await nodes.summary(at=FIRST + HOUR) == tally(1, 1, 0)
+
+
 async def test_it_may_be_run_again(tmp_path: Path) -> None:
     """The second time there is nothing left to do; and a worker that was never pinned is not to be replaced."""
     async with Nodes(tmp_path, workers=3) as nodes:
