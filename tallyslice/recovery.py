@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     import aiohttp
 
 CALL_SECONDS = 60.0  # a worker opens thousands of slice files for a page of routes
-TRIES = 5  # each fails only if a slice was settled within the second that it takes
+TRIES = 20  # under load a new slice may be settled during any of them; each takes some ten milliseconds
 JOINING_TRIES, JOINING_PAUSE_SECONDS = 10, 0.5  # nodes try to join at least every two seconds
 THE_REGISTRY = "the registry"
 

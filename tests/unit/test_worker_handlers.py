@@ -385,6 +385,23 @@ async def test_a_registry_that_was_set_back_claims_nothing(fresh):
     assert await fresh.post("/worker/registry/claims", wrong, Settled, status=409) == "wrong-cluster"
 
 
+async def test_a_registry_file_that_is_set_back_alone_is_found_out(tmp_path):
+    """The worker keeps the number of each claim beside its registry, before anybody else can know of it."""
+    async with running(tmp_path) as client:
+        client.uuid = (await client.identity()).uuid
+        await client.post("/worker/registry/pins", await client.pins(), RegistryState)
+        await client.joined()
+    backup = (tmp_path / "data" / "registry.mdb").read_bytes()
+    async with running(tmp_path) as client:
+        claim = Claim(cluster="c", claims=0, routes={SliceId(7): (ZERO,)})
+        await client.post("/worker/registry/claims", claim, Settled)
+    (tmp_path / "data" / "registry.mdb").write_bytes(backup)
+
+    async with running(tmp_path) as client:
+        other = Claim(cluster="c", claims=0, routes={SliceId(8): (ZERO,)})
+        assert await client.post("/worker/registry/claims", other, Settled, status=409) == "registry-behind"
+
+
 async def test_the_registry_of_another_cluster_is_refused(tmp_path):
     async with running(tmp_path) as client:
         client.uuid = (await client.identity()).uuid
