@@ -36,11 +36,14 @@ e2e-full: venv       ## the full-size runs: minutes
 # About an hour as it is. A run that was broken off goes on where it was, with the same SEED.
 KILLS = 1000
 ACKNOWLEDGED = 1000000
+STORM_KILLS = 200
+STORM_ACKNOWLEDGED = 60000
 ROUNDS = 3
 SEED = 1
 
 torture: venv        ## SIGKILL and a bad network under load; KILLS=20 ACKNOWLEDGED=10000 for less
 	.venv/bin/python -m tests.torture kills --kills $(KILLS) --acknowledged $(ACKNOWLEDGED) --seed $(SEED)
+	.venv/bin/python -m tests.torture kills --storm --kills $(STORM_KILLS) --acknowledged $(STORM_ACKNOWLEDGED) --seed $(SEED)
 	.venv/bin/python -m tests.torture network --rounds $(ROUNDS) --seed $(SEED)
 
 bench: venv          ## how fast it is

@@ -32,6 +32,7 @@ def main() -> int:
     kills = commands.add_parser("kills", help="SIGKILL for any node, at any moment, under load")
     kills.add_argument("--kills", type=int, default=20)
     kills.add_argument("--acknowledged", type=int, default=10_000)
+    kills.add_argument("--storm", action="store_true", help="with a bad network between the nodes, too")
     kills.add_argument("--wrong", help="a planted bug that the run must find")
     kills.add_argument("--seed", type=int, default=1, help="of the first round; the others follow")
     kills.add_argument("--state", type=Path, help="where finished rounds are kept; a run is taken up from there")
@@ -45,13 +46,20 @@ def main() -> int:
 
 
 def _kills(arguments: argparse.Namespace) -> int:
-    book = _book(arguments, f"kills-{arguments.seed}-{arguments.wrong or 'product'}")
+    kind = arguments.wrong or ("storm" if arguments.storm else "product")
+    book = _book(arguments, f"kills-{arguments.seed}-{kind}")
 
     def play(folder: Path, seed: int, progress: Callable[[str], None]) -> Coroutine[None, None, Round]:
         kills = min(KILLS_PER_ROUND, max(arguments.kills - book.faults, 1))
         acknowledged = max(ACKNOWLEDGED_LEAST, math.ceil(arguments.acknowledged * kills / arguments.kills))
         return kill_round(
-            folder, seed=seed, kills=kills, acknowledged=acknowledged, wrong=arguments.wrong, progress=progress
+            folder,
+            seed=seed,
+            kills=kills,
+            acknowledged=acknowledged,
+            storm=arguments.storm,
+            wrong=arguments.wrong,
+            progress=progress,
         )
 
     while book.faults < arguments.kills or book.acknowledged < arguments.acknowledged:

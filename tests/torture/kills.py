@@ -11,6 +11,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AsyncExitStack, nullcontext
 from pathlib import Path
 
 from tests.support.cluster import Cluster
@@ -19,6 +20,7 @@ from tests.torture.crowd import Crowd, events
 from tests.torture.keeper import Keepers, launch
 from tests.torture.ledger import TYPES
 from tests.torture.rounds import Round
+from tests.torture.storm import stormy, wired
 
 ROUTING = {-1_000_000: ["0"], 0: ["1", "2"], 2: ["2", "0", "1"], 5: ["1"], 6: ["0", "1", "2"]}
 WORKERS, APIS = 3, 2
@@ -31,6 +33,7 @@ async def kill_round(
     seed: int,
     kills: int,
     acknowledged: int,
+    storm: bool = False,
     wrong: str | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Round:
@@ -41,6 +44,7 @@ async def kill_round(
         seed: of everything that is random.
         kills: at least.
         acknowledged: likewise.
+        storm: whether the network between the nodes is bad meanwhile, too.
         wrong: the planted bug that all workers have.
         progress: told what happens.
     """
@@ -49,7 +53,8 @@ async def kill_round(
     cluster = Cluster(
         folder, apis=APIS, workers=WORKERS, routing=ROUTING, start=False, cache_ttl_seconds=0.3, event_types=TYPES
     )
-    async with cluster:
+    async with cluster, AsyncExitStack() as stack:
+        wires = await stack.enter_async_context(wired(cluster, rng=rng)) if storm else {}
         if wrong:
             for node in cluster.worker.values():
                 launch(node, "tests.torture.worker_with_points", "--wrong", wrong)
@@ -57,8 +62,8 @@ async def kill_round(
         else:
             await cluster.start(*cluster.nodes)
         async with Keepers(cluster, rng=rng, wrong=wrong) as keepers:
-            posts = events(rng)
-            async with Crowd(posts, cluster.ports, rng=rng, on_success=keepers.acknowledged) as crowd:
+            crowd = Crowd(events(rng), cluster.ports, rng=rng, on_success=keepers.acknowledged)
+            async with crowd, stormy(wires, rng=rng) if wires else nullcontext():
                 crowd.start()
                 while keepers.deaths.total() < kills or crowd.taken < acknowledged:
                     assert time.monotonic() < begun + ROUND_SECONDS, f"{keepers.deaths.total()} kills, {crowd.taken}"

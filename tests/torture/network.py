@@ -30,7 +30,8 @@ from tests.torture.checker import complaints, problems_on_disk, settled_answers
 from tests.torture.crowd import SLICE_WINDOW, Crowd, Success, events
 from tests.torture.ledger import TYPES
 from tests.torture.rounds import Round
-from tests.torture.wires import CLEAR, DOWN, UP, Condition, Wire
+from tests.torture.storm import Wires, wired
+from tests.torture.wires import CLEAR, DOWN, UP, Condition
 
 ROUTING = {0: ["0", "1", "2"], 3: ["2", "0", "1"]}
 RATE = 400.0
@@ -92,7 +93,7 @@ BY_HAND = faults(long=12.0, short=8.0, stopped=(0.1, 1.0, 5.0, 30.0))
 class Stage:
     """The cluster with a wire between each API node and each worker, and the crowd before it."""
 
-    def __init__(self, cluster: Cluster, wires: dict[tuple[str, str], Wire], crowd: Crowd) -> None:
+    def __init__(self, cluster: Cluster, wires: Wires, crowd: Crowd) -> None:
         self.cluster = cluster
         self.crowd = crowd
         self._wires = wires
@@ -143,12 +144,7 @@ async def staged(folder: Path, *, rng: random.Random, window: Callable[[int], in
     """A running cluster on a stage."""
     cluster = Cluster(folder, apis=2, workers=3, routing=ROUTING, start=False, cache_ttl_seconds=0.3, event_types=TYPES)
     async with cluster, AsyncExitStack() as stack:
-        wires = {}
-        for api in cluster.api.values():
-            for worker in cluster.worker.values():
-                wires[api.id, worker.id] = await stack.enter_async_context(Wire(worker, rng=rng))
-            urls = {worker: wires[api.id, worker].url for worker in cluster.worker}
-            api.file = cluster.write(cluster.changed(worker_nodes=urls), name=f"{api.name}.json")
+        wires = await stack.enter_async_context(wired(cluster, rng=rng))
         await cluster.start(*cluster.nodes)
         crowd = await stack.enter_async_context(
             Crowd(events(rng, window=window), cluster.ports, rng=rng, keep_times=True)
