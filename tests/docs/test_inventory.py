@@ -38,7 +38,8 @@ LEVELS = ("info", "warning", "error")
 
 MESSAGES = [kind for _, kind in inspect.getmembers(wire, inspect.isclass) if issubclass(kind, msgspec.Struct)]
 CONSTANTS = (
-    "BATCH_EVENTS_MAX", "BATCH_BYTES_MAX", "ENVELOPE_BYTES_MAX", "ENVELOPE_SLICES_MAX", "WORKER_BODY_BYTES_MAX",
+    "BATCH_EVENTS_MAX", "BATCH_BYTES_MAX", "ENVELOPE_BYTES_MAX", "ENVELOPE_SLICES_MAX", "ENVELOPE_BATCHES_MAX",
+    "WORKER_BODY_BYTES_MAX",
     "QUESTION_SLICES_MAX", "NAMES_MAX", "ROUTE_WORKERS_MAX",
 )  # fmt: skip
 

@@ -9,6 +9,7 @@ from common.slices import SliceId
 from common.summaries import Summary
 from common.wire import (
     BATCH_EVENTS_MAX,
+    ENVELOPE_BATCHES_MAX,
     ENVELOPE_SLICES_MAX,
     NO_ID,
     Answer,
@@ -152,3 +153,14 @@ def test_the_check_tells_batches_apart():
     assert len(check_of(encode(BATCH))) == 8
     assert check_of(encode(BATCH)) == check_of(encode(BATCH))
     assert check_of(encode(BATCH)) != check_of(changed(BATCH, seq=2))
+
+
+def test_an_envelope_has_so_many_batches():
+    """Empty ones too: each costs its decoding."""
+    empty = changed(BATCH, names=(), kinds=b"", users=b"")
+    full = changed(ENVELOPE, batches=(empty,) * ENVELOPE_BATCHES_MAX)
+    over = changed(ENVELOPE, batches=(empty,) * (ENVELOPE_BATCHES_MAX + 1))
+
+    assert len(decode_envelope(full)[1]) == ENVELOPE_BATCHES_MAX
+    with pytest.raises(WireError, match="at most 4096 batches"):
+        decode_envelope(over)

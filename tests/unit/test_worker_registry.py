@@ -11,7 +11,7 @@ from common.routing import WorkerId
 from common.slices import SliceId
 from common.wire import ROUTES_PAGE_MAX, Claim, KnownRoutes, Pins, PinWorker, Rebuild, ReplaceWorker, SettledRoute
 from tests.support.worker_parts import no_failure
-from worker_node.registry import RECENT_MAX, Door, Registry, RegistryThread
+from worker_node.registry import RECENT_MAX, WORKER_ID_CHARACTERS_MAX, WORKERS_MAX, Door, Registry, RegistryThread
 
 PINS = Pins(
     cluster="c", first=5, length_seconds=60, secret_id="s", registry=WorkerId("0"), workers={WorkerId("0"): "u"}
@@ -328,3 +328,20 @@ def test_a_replacement_that_is_not_what_it_seems_is_refused(pinned, change, know
         pinned.replace_worker(replacement(**change), known=known)
 
     assert pinned.pins == PINS
+
+
+def test_workers_are_pinned_up_to_a_bound(registry):
+    """So many of them, with ids as long as a cluster file may give them."""
+    workers = {WorkerId(str(number)): "u" for number in range(WORKERS_MAX - 1)}
+    registry.pin(msgspec.structs.replace(PINS, workers=workers))
+    with pytest.raises(Contradicts, match="reasonable length"):
+        registry.pin_worker(PinWorker(cluster="c", id=WorkerId("x" * (WORKER_ID_CHARACTERS_MAX + 1)), uuid="u"))
+    registry.pin_worker(PinWorker(cluster="c", id=WorkerId("last"), uuid="u"))
+
+    with pytest.raises(Contradicts, match="at most"):
+        registry.pin_worker(PinWorker(cluster="c", id=WorkerId("one more"), uuid="u"))
+
+
+def test_a_route_of_names_that_are_too_long_is_refused(pinned):
+    with pytest.raises(Malformed):
+        settle(pinned, {7: ("x" * (WORKER_ID_CHARACTERS_MAX + 1),)})
