@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 from aiohttp import web
 
+from api_node.delivery import AWAY_SECONDS
 from api_node.intake import DELIVERY_DEADLINE_SECONDS, Intake
 from api_node.membership import Membership
 from api_node.node_metrics import ApiMetrics
@@ -31,7 +32,8 @@ from api_node.routes.cluster import ClusterRoutes
 from api_node.settled_routes import DEADLINE_SECONDS as ROUTE_DEADLINE_SECONDS
 from api_node.settled_routes import SettledRoutes
 from api_node.spool_room import SpoolRoom
-from api_node.worker_client import AWAY_SECONDS, WATCH_SECONDS, WorkerPool
+from api_node.worker_client import WATCH_SECONDS
+from api_node.worker_pool import WorkerPool
 from common.anonymise import Anonymiser
 from common.cluster_watch import ClusterWatch
 from common.config import ClusterConfig, is_loopback, load_config, load_secret, load_token

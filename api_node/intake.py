@@ -18,10 +18,11 @@ from common.wire import NAMES_MAX
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from api_node.delivery import Waiter
     from api_node.membership import Membership
     from api_node.node_metrics import ApiMetrics
     from api_node.settled_routes import SettledRoutes
-    from api_node.worker_client import Waiter, WorkerPool
+    from api_node.worker_pool import WorkerPool
     from common.anonymise import Anonymiser
     from common.config import ClusterConfig
     from common.events import Field

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from api_node.membership import Membership
     from api_node.node_metrics import ApiMetrics
     from api_node.settled_routes import SettledRoutes
-    from api_node.worker_client import WorkerLink, WorkerPool
+    from api_node.worker_client import WorkerLink
+    from api_node.worker_pool import WorkerPool
     from common.config import ClusterConfig
     from common.routing import Route, WorkerId
     from common.slices import SliceId

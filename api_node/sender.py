@@ -1,7 +1,7 @@
 """One stream from this API process to one worker: numbering, closing, resending, and what a receipt means.
 
 A state machine without sockets or clocks: events go in by ``add``, an envelope's worth of batches comes out by
-``take``, and ``answered`` or ``failed`` says what became of it. ``worker_client.py`` drives it over HTTP.
+``take``, and ``answered`` or ``failed`` says what became of it. ``delivery.py`` drives it.
 
 ::
 
@@ -74,6 +74,7 @@ _REFUSALS = frozenset(
         Outcome.WRONG_KEY,
         Outcome.NO_SPACE,
         Outcome.QUARANTINED,
+        Outcome.VERIFYING,
         Outcome.STOPPING,
     }
 )

@@ -1,78 +1,51 @@
-"""The links to the workers: each drives its streams over HTTP, asks its worker's summaries, and knows how it is.
+"""The link to one worker: who it is, how it is, what it holds; its streams are in ``delivery.py``.
 
-Natural batching: one envelope per stream is in flight; everything that arrives meanwhile forms the next. No timer.
-
-::
-
-    put --> Sender.add                     _deliver, one task per stream:
-            wakes                              take -> POST /batches -> answered -> futures of the batches
-                                               no reply -> failed -> backoff with jitter -> the same batches again
-                                               no reply for 3 s -> away: spill -> spool -> futures of the batches
-                                           back: the stream that spilled ends, a new one begins,
-                                               _drain, one task per stream in the spool
-
-A batch's future gets a verdict as its *result*, never as an exception: those who waited may have given up.
+A link speaks to a worker only after it made sure that it is the one the cluster knows: the right id, the cluster, and
+the data directory that the pins name. Every call tells how the worker is; while nobody calls, the link looks.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import random
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self
 
-from api_node.drain import Drain
-from api_node.peer import Peer
-from api_node.sender import PARKED_EVENTS_MAX, Closed, Done, Moved, Sender, Spooled, TurnedAway, Verdict
-from api_node.summary_cache import SummaryCache
-from common.config import ClusterConfig
+from api_node.delivery import AWAY_SECONDS, Delivery, EmptyBatch, Waiter, jittered
 from common.errors import NotTaken, PeerAway, PeerError, PeerRefuses, WireError
-from common.lmdb_file import STORE_ERRORS
 from common.tasks import Tasks
-from common.wire import (
-    STREAM_BYTES,
-    Answer,
-    Envelope,
-    Held,
-    Identity,
-    Join,
-    Outcome,
-    Question,
-    Reply,
-)
+from common.wire import Answer, Envelope, Held, Identity, Join, Outcome, Question, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
-
-    import aiohttp
 
     from api_node.membership import Membership
     from api_node.node_metrics import ApiMetrics
-    from api_node.sender import Flight, Parked
-    from api_node.spool_room import SpooledStream, SpoolRoom
+    from api_node.peer import Peer
+    from api_node.sender import Flight
+    from api_node.spool_room import SpoolRoom
+    from api_node.summary_cache import SummaryCache
     from common.logs import Log
     from common.routing import Route, WorkerId
     from common.slices import SliceId
-    from common.wire import Batch, Pins
+    from common.wire import Pins
 
-AWAY_SECONDS = 3.0  # without an answer: far beyond a slow commit, and a restart goes unnoticed
-BACKOFF_FIRST_SECONDS, BACKOFF_MOST_SECONDS = 0.02, 0.5
-PATIENCE_LEAST_SECONDS = 0.1  # of a delivery: less would not even reach a healthy worker
-SPILL_PAUSE_SECONDS = 0.05  # while a worker is away: fewer, larger records, and nobody waits long
 QUESTION_SECONDS = 3.0
 IDENTITY_SECONDS = 1.0
 WATCH_SECONDS, WATCH_TROUBLE_SECONDS = 5.0, 0.5
 
-Waiter: TypeAlias = "asyncio.Future[Done[Any] | Closed[Any] | TurnedAway[Any] | Spooled[Any] | None]"
-"""Gets what became of a batch; None when the node stops before that is known."""
-EmptyBatch: TypeAlias = "Callable[[SliceId, int], Awaitable[Batch]]"
-"""Makes a batch without events of a slice, under a number, to stand for a damaged one in the spool."""
-
 
 class WorkerLink:
-    """One worker: its streams, its questions, its state. An async context manager."""
+    """One worker. An async context manager.
+
+    Attributes:
+        worker: its id.
+        peer: how it is reached.
+        cache: its summaries.
+        delivery: the streams that lead to it.
+        trouble: why the last call failed; None while it answers.
+        refusal: why this is not the worker that the cluster knows; None if it is, or nobody asked yet.
+    """
 
     def __init__(
         self,
@@ -92,43 +65,42 @@ class WorkerLink:
         self.worker = worker
         self.peer = peer
         self.cache = cache
-        self.trouble: str | None = None  # why the last call failed; None while it answers
-        self.refusal: str | None = None  # why this is not the worker that the cluster knows
+        self.trouble: str | None = None
+        self.refusal: str | None = None
         self._membership = membership
         self._learn_route = learn_route
         self._metrics = metrics
         self._log = log.bind(worker=worker)
-        self._room = room
-        self._empty_batch = empty_batch
         self._watch_seconds = watch_seconds
-        self._away_seconds = away_seconds
-        self._away = False
-        self._gone = asyncio.Event()  # away just now: look after the worker at once, and then often
-        # Since when deliveries, and looks at the worker, get no answer. Apart, because a worker may do one and not
-        # the other.
-        self._silent: dict[str, float] = {}
-        self._draining: set[bytes] = set()
         self._tasks = Tasks(log=self._log)
-        self._senders: list[Sender[Waiter]] = []
-        self._wakes: dict[bytes, asyncio.Event] = {}
-        self._waiters: set[Waiter] = set()
+        self.delivery = Delivery(
+            worker=worker,
+            send=self._send,
+            room=room,
+            cluster=lambda: membership.cluster,
+            empty_batch=empty_batch,
+            forget=cache.forget,
+            tasks=self._tasks,
+            metrics=metrics,
+            log=self._log,
+            away_seconds=away_seconds,
+        )
         self._joined_as: str | None = None
         self._joining = asyncio.Lock()
-        self._process = os.getpid()
 
     async def __aenter__(self) -> Self:
         """Begin; nothing is sent before there is something to send."""
         await self._tasks.__aenter__()
         self._tasks.start(f"watch-{self.worker}", self._watch())
-        self._metrics.queue_events.labels(self.worker).set_function(lambda: self.queued()[0])
-        self._metrics.parked_slices.labels(self.worker).set_function(lambda: len(self.parked()))
+        self._metrics.queue_events.labels(self.worker).set_function(lambda: self.delivery.queued()[0])
+        self._metrics.parked_slices.labels(self.worker).set_function(lambda: len(self.delivery.parked()))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         """Stop; those who still wait learn that the outcome is not known."""
-        self.give_up()
+        self.delivery.give_up()
         await self._tasks.__aexit__(kind, error, at)
         self._metrics.queue_events.remove(self.worker)
         self._metrics.parked_slices.remove(self.worker)
@@ -136,27 +108,15 @@ class WorkerLink:
     def put(  # noqa: PLR0917 - once per event: keywords cost a tenth of the call
         self, slice_id: SliceId, route: Route, key_id: bytes, event_type: str, user_key: bytes, id_key: bytes | None
     ) -> tuple[Waiter, int]:
-        """Put an event into the slice's open batch.
-
-        Returns:
-            The future of the batch, and the event's position in it.
+        """Put an event on its way; see Delivery.put.
 
         Raises:
-            NotTaken: the queue is full, the slice is parked, or this is not the worker that the cluster knows.
+            NotTaken: this is not the worker that the cluster knows, or its queue does not take the event.
             SliceClosed: the worker has closed the slice.
         """
         if self.refusal is not None:
             raise NotTaken(self.refusal)
-        if self._away and (full := self._room.refusal()) is not None:
-            raise NotTaken(full)
-        if len(self._senders) > 1 and (parked := sum(it.parked_events for it in self._senders)) >= PARKED_EVENTS_MAX:
-            # Each stream has this bound too; those that end only when a slice is unparked add up.
-            message = f"the worker refuses slices that hold {parked} events"
-            raise NotTaken(message)
-        sender = self._current()
-        placed = sender.add(slice_id, route, key_id, event_type, user_key, id_key)
-        self._wakes[sender.stream].set()
-        return placed
+        return self.delivery.put(slice_id, route, key_id, event_type, user_key, id_key)
 
     async def ask(self, slices: Sequence[SliceId], *, seconds: float = QUESTION_SECONDS) -> dict[SliceId, Held]:
         """The worker's summaries of the slices; what it holds nothing of is not in the answer.
@@ -202,32 +162,11 @@ class WorkerLink:
         """The worker has another URL now: find out who answers there, and try what was parked."""
         self._joined_as = None
         self.refusal = None
-        for sender in self._senders:
-            sender.retry_parked()
-            self._wakes[sender.stream].set()
-
-    def give_up(self) -> None:
-        """Tell everybody who still waits that the outcome is not known."""
-        for waiter in list(self._waiters):
-            if not waiter.done():
-                waiter.set_result(None)
-
-    def parked(self) -> dict[SliceId, Parked]:
-        """The parked slices of all streams."""
-        return {at: parked for sender in self._senders for at, parked in sender.parked().items()}
-
-    def queued(self) -> tuple[int, int]:
-        """Events and bytes that wait for an answer, parked ones apart."""
-        return sum(it.events_queued for it in self._senders), sum(it.bytes_queued for it in self._senders)
+        self.delivery.retry_parked()
 
     def reason(self) -> str | None:
         """For readiness: what of the link died."""
         return self._tasks.reason()
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether every batch is answered for."""
-        return all(sender.is_empty for sender in self._senders)
 
     def state(self) -> str:
         """One word for /cluster: ``ok``, ``away``, ``refused`` or ``unknown`` (not spoken to yet)."""
@@ -237,58 +176,6 @@ class WorkerLink:
             return "away"
         return "unknown" if self._joined_as is None else "ok"
 
-    def _current(self) -> Sender[Waiter]:
-        # A forked process must not go on with the numbers of its parent.
-        if self._senders and not self._senders[-1].retired and self._process == os.getpid():
-            return self._senders[-1]
-        self._process = os.getpid()
-        sender: Sender[Waiter] = Sender(stream=os.urandom(STREAM_BYTES), new_waiter=self._new_waiter)
-        self._senders.append(sender)
-        self._wakes[sender.stream] = asyncio.Event()
-        self._tasks.start(f"deliver-{self.worker}", self._deliver(sender))
-        return sender
-
-    def _new_waiter(self) -> Waiter:
-        waiter: Waiter = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
-        waiter.add_done_callback(self._waiters.discard)
-        return waiter
-
-    async def _deliver(self, sender: Sender[Waiter]) -> None:
-        loop = asyncio.get_running_loop()
-        backoff = BACKOFF_FIRST_SECONDS
-        while not (sender.retired and sender.is_empty):
-            if sender.has_spooled and not self._away:
-                # The worker is back: live events go on in a new stream at once, beside this one, which only drains.
-                sender.retired = True
-            if self._away or sender.must_spill:
-                await self._spill(sender)
-                continue
-            if sender.has_spooled:
-                self.drain_spools()
-            flight = sender.take(loop.time())
-            if flight is None:
-                await self._wait(sender)
-                continue
-            started = loop.time()
-            try:
-                reply = await self._send(sender.stream, flight, spooled=False, seconds=self._patience(started))
-                verdicts = sender.answered(flight, reply.receipts, loop.time())
-            except (PeerError, WireError) as error:
-                sender.failed(flight)
-                self._failed(error)
-                self._was_silent("delivery", started, error)
-                backoff = await self._back_off(sender, backoff)
-                continue
-            backoff = BACKOFF_FIRST_SECONDS
-            self._silent.pop("delivery", None)
-            self._succeeded()
-            for verdict in verdicts:
-                self._act(verdict)
-        self._senders.remove(sender)
-        del self._wakes[sender.stream]
-        self.drain_spools()
-
     async def _send(self, stream: bytes, flight: Flight[Any], *, spooled: bool, seconds: float) -> Reply:
         """Send an envelope; what its receipts tell of slices is noted.
 
@@ -296,6 +183,23 @@ class WorkerLink:
             PeerError: no reply.
             WireError: a reply that is none.
         """
+        try:
+            uuid, reply = await self._post(stream, flight, spooled=spooled, seconds=seconds)
+        except (PeerError, WireError) as error:
+            self._failed(error)
+            raise
+        self._succeeded()
+        if reply.worker == uuid:  # another cluster counts its own claims
+            self._membership.saw_claims(reply.claims)
+        for receipt in reply.receipts:
+            if receipt.held is not None:
+                self.cache.note(receipt.held)
+            if receipt.outcome in (Outcome.WRONG_CLUSTER, Outcome.WRONG_WORKER):
+                self._joined_as = None  # find out who answers there now
+            self._metrics.batches.labels(receipt.outcome.value).inc()
+        return reply
+
+    async def _post(self, stream: bytes, flight: Flight[Any], *, spooled: bool, seconds: float) -> tuple[str, Reply]:
         uuid = await self._join()
         envelope = Envelope(
             cluster=self._membership.cluster,
@@ -305,132 +209,7 @@ class WorkerLink:
             batches=tuple(batch.raw for batch in flight.batches),
             spooled=spooled,
         )
-        reply = await self.peer.post_packed("/batches", envelope, Reply, seconds=seconds)
-        if reply.worker == uuid:  # another cluster counts its own claims
-            self._membership.saw_claims(reply.claims)
-        for receipt in reply.receipts:
-            if receipt.held is not None:
-                self._note(receipt.held)
-            if receipt.outcome in (Outcome.WRONG_CLUSTER, Outcome.WRONG_WORKER):
-                self._joined_as = None  # find out who answers there now
-            self._metrics.batches.labels(receipt.outcome.value).inc()
-        return reply
-
-    async def _spill(self, sender: Sender[Waiter]) -> None:
-        """Put what is unanswered into the spool; if there is nothing, wait until there is, or the worker is back."""
-        batches = sender.spill()
-        if not batches:
-            await self._wakes[sender.stream].wait()
-            self._wakes[sender.stream].clear()
-            return
-        if self._room.refusal() is not None:
-            # Full, or turned off: they stay in the queue, and its bound, until there is room or the worker is back.
-            await asyncio.sleep(BACKOFF_MOST_SECONDS)
-            return
-        try:
-            kept = [(sender.stream, batch.raw) for batch in batches]
-            await self._room.keep(self._membership.cluster, self.worker, kept)
-        except NotTaken:
-            # Nobody was told anything; they stay in the queue, and its bound.
-            await asyncio.sleep(BACKOFF_MOST_SECONDS)
-            return
-        for spooled in sender.spilled(batches):
-            if not spooled.waiter.done():
-                spooled.waiter.set_result(spooled)
-        await asyncio.sleep(SPILL_PAUSE_SECONDS)
-
-    def drain_spools(self) -> None:
-        """Begin to drain what leads to this worker, where nothing does so yet, and no stream is still filling it."""
-        filling = {sender.stream for sender in self._senders if not sender.retired or sender.must_spill}
-        for source in self._room.streams(self.worker):
-            if source.stream not in filling and source.stream not in self._draining:
-                self._draining.add(source.stream)
-                self._tasks.start(f"drain-{self.worker}", self._drain(source))
-
-    async def _drain(self, source: SpooledStream) -> None:
-        """Deliver a stream from the spool; a task's body."""
-        loop = asyncio.get_running_loop()
-        drain = Drain(source=source, room=self._room, empty_batch=self._empty_batch, log=self._log)
-        backoff = BACKOFF_FIRST_SECONDS
-        try:
-            while not drain.is_done:
-                taken = await drain.take(loop.time())
-                if taken is None:
-                    due = drain.wake_at()
-                    await asyncio.sleep(BACKOFF_FIRST_SECONDS if due is None else max(0.0, due - loop.time()))
-                    continue
-                sender, flight = taken
-                try:
-                    reply = await self._send(sender.stream, flight, spooled=True, seconds=self._away_seconds)
-                    await drain.answered(sender, flight, reply.receipts, loop.time())
-                except (PeerError, WireError) as error:
-                    sender.failed(flight)
-                    self._failed(error)
-                    await asyncio.sleep(_jittered(backoff))
-                    backoff = min(backoff * 2, BACKOFF_MOST_SECONDS)
-                    continue
-                backoff = BACKOFF_FIRST_SECONDS
-                self._draining |= drain.streams
-            await self._room.remove_drained()
-        except STORE_ERRORS as error:
-            # What is in memory may be ahead of the disk: begin again with what is there.
-            self._log.error("drain_failed", error=error)
-            await asyncio.sleep(BACKOFF_MOST_SECONDS)
-        finally:
-            self._draining -= drain.streams
-        self.drain_spools()
-
-    def _was_silent(self, what: str, started: float, error: Exception) -> None:
-        """A call that began then got no answer; who answers, though with a refusal, is not away."""
-        if not isinstance(error, PeerAway):
-            self._silent.pop(what, None)
-            return
-        if what not in self._silent:
-            self._silent[what] = started
-            asyncio.get_running_loop().call_at(started + self._away_seconds, self._still_silent, what, started)
-
-    def _still_silent(self, what: str, since: float) -> None:
-        if self._silent.get(what) == since:
-            self.go_away()
-
-    def _patience(self, started: float) -> float:
-        """How long a delivery may take: until the worker would be away by it, and a moment in any case."""
-        since = self._silent.get("delivery", started)
-        return max(PATIENCE_LEAST_SECONDS, since + self._away_seconds - started)
-
-    async def _back_off(self, sender: Sender[Waiter], seconds: float) -> float:
-        """Wait, but not when the worker is away by now; tell how long to wait the next time."""
-        wake = self._wakes[sender.stream]
-        wake.clear()
-        deadline = asyncio.get_running_loop().time() + _jittered(seconds)
-        while not self._away and asyncio.get_running_loop().time() < deadline:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await wake.wait()  # also set by every new event
-            except TimeoutError:
-                break
-            wake.clear()
-        wake.set()
-        return min(seconds * 2, BACKOFF_MOST_SECONDS)
-
-    def go_away(self) -> None:
-        """From now on, until the worker answers, its events go to the spool."""
-        if not self._away:
-            self._log.warning("spooling_begins")
-        self._away = True
-        self._gone.set()
-        self._wake_all()
-
-    def _came_back(self) -> None:
-        if self._away:
-            self._log.info("spooling_ends")
-        self._away = False
-        self._silent.clear()
-        self._wake_all()
-
-    def _wake_all(self) -> None:
-        for wake in self._wakes.values():
-            wake.set()
+        return uuid, await self.peer.post_packed("/batches", envelope, Reply, seconds=seconds)
 
     async def _watch(self) -> None:
         """Look after the worker while nobody asks it anything, so that its state is known; a task's body."""
@@ -445,46 +224,19 @@ class WorkerLink:
                     self._joined_as = None  # whose claims it counts is not known either
                 else:
                     self._membership.saw_claims(identity.claims)
-                    self._silent.pop("watch", None)
-                    if self._away:
-                        self._came_back()
+                    self.delivery.heard("watch")
+                    if self.delivery.is_away:
+                        self.delivery.come_back()
                 self._succeeded()
             except (PeerError, WireError) as error:
                 self._failed(error)
-                self._was_silent("watch", started, error)
-            well = self.trouble is None and self._joined_as is not None and not self._away
+                self.delivery.was_silent("watch", started, error)
+            well = self.trouble is None and self._joined_as is not None and not self.delivery.is_away
             pause = self._watch_seconds if well else min(self._watch_seconds, WATCH_TROUBLE_SECONDS)
             with suppress(TimeoutError):
-                async with asyncio.timeout(_jittered(pause)):
-                    await self._gone.wait()
-            self._gone.clear()
-
-    async def _wait(self, sender: Sender[Waiter]) -> None:
-        """Until there is something new to send, or a parked slice is due."""
-        wake = self._wakes[sender.stream]
-        due = sender.wake_at()
-        try:
-            async with asyncio.timeout_at(due):
-                await wake.wait()
-        except TimeoutError:
-            return
-        wake.clear()
-
-    def _act(self, verdict: Verdict[Waiter]) -> None:
-        if isinstance(verdict, Moved):
-            # The stream is retired, so this draws a new one, before any newer event can get into it.
-            current = self._current()
-            for batch in verdict.batches:
-                current.adopt(batch, regressed=verdict.regressed)
-            self._wakes[current.stream].set()
-            if verdict.regressed:
-                # What was known of the slice is more than what the worker still has.
-                self.cache.forget(verdict.slice)
-            what = "stream_regressed" if verdict.regressed else "stream_conflict"
-            self._metrics.stream_faults.labels(what).inc()
-            self._log.error(what, slice=verdict.slice, batches=len(verdict.batches))
-        elif not verdict.waiter.done():
-            verdict.waiter.set_result(verdict)
+                async with asyncio.timeout(jittered(pause)):
+                    await self.delivery.gone.wait()
+            self.delivery.gone.clear()
 
     async def _join(self) -> str:
         """Make sure that this is the worker the cluster knows; the uuid of its data directory.
@@ -582,9 +334,6 @@ class WorkerLink:
             self._learn_route(held.summary.slice, held.route)
         return answer
 
-    def _note(self, held: Held) -> None:
-        self.cache.note(held)
-
     def _failed(self, error: Exception) -> None:
         if self.trouble is None:
             self._log.warning("worker_away", error=error)
@@ -596,147 +345,5 @@ class WorkerLink:
         self.trouble = None
 
 
-def _jittered(seconds: float) -> float:
-    # Half to full: many nodes must not come back in step when a worker does.
-    return seconds * (0.5 + random.random() / 2)  # noqa: S311 - jitter
-
-
 def _another(text: str) -> PeerRefuses:
     return PeerRefuses(text, slug="wrong-worker")
-
-
-class WorkerPool:
-    """The links to all workers of the config; it follows the config. An async context manager."""
-
-    def __init__(
-        self,
-        *,
-        session: aiohttp.ClientSession,
-        membership: Membership,
-        learn_route: Callable[[SliceId, Route], None],
-        token: Callable[[], str | None],
-        room: SpoolRoom,
-        empty_batch: EmptyBatch,
-        metrics: ApiMetrics,
-        log: Log,
-        watch_seconds: float = WATCH_SECONDS,
-        away_seconds: float = AWAY_SECONDS,
-    ) -> None:
-        self._session = session
-        self._membership = membership
-        self._learn_route = learn_route
-        self._token = token
-        self._room = room
-        self._empty_batch = empty_batch
-        self._away_seconds = away_seconds
-        self._metrics = metrics
-        self._log = log
-        self._watch_seconds = watch_seconds
-        self._links: dict[WorkerId, WorkerLink] = {}
-
-    async def __aenter__(self) -> Self:
-        """Begin without links; ``follow`` makes them."""
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        """Close every link."""
-        for link in self._links.values():
-            await link.__aexit__(kind, error, at)
-
-    @property
-    def links(self) -> Mapping[WorkerId, WorkerLink]:
-        """The links, in the order of the config."""
-        return self._links
-
-    def link(self, worker: WorkerId) -> WorkerLink:
-        """The link to a worker.
-
-        Raises:
-            NotTaken: this node's file does not list it.
-        """
-        found = self._links.get(worker)
-        if found is None:
-            message = f"worker {worker} holds the slice, but this node's cluster file does not list it"
-            raise NotTaken(message)
-        return found
-
-    async def follow(self, config: ClusterConfig, switch: Callable[[], None]) -> None:
-        """Links as the config lists them. A worker that moved keeps its streams; one that is gone held nothing.
-
-        Args:
-            config: the new config.
-            switch: makes the node route by it; called when every worker that it proposes has a link, and before any
-                link that the old one proposed is closed.
-        """
-        links: dict[WorkerId, WorkerLink] = {}
-        for worker, url in config.worker_nodes.items():
-            link = self._links.get(worker)
-            if link is None:
-                link = WorkerLink(
-                    worker=worker,
-                    peer=Peer(session=self._session, url=url, token=self._token),
-                    membership=self._membership,
-                    cache=SummaryCache(ttl_seconds=config.cache_ttl_seconds, timer=asyncio.get_running_loop().time),
-                    learn_route=self._learn_route,
-                    room=self._room,
-                    empty_batch=self._empty_batch,
-                    away_seconds=self._away_seconds,
-                    metrics=self._metrics,
-                    log=self._log,
-                    watch_seconds=self._watch_seconds,
-                )
-                await link.__aenter__()
-            elif link.peer.url != url:
-                link.peer.url = url
-                link.moved()
-            link.cache.follow(config.cache_ttl_seconds)
-            links[worker] = link
-        gone = [link for worker, link in self._links.items() if worker not in links]
-        self._links = links
-        switch()
-        for link in gone:
-            await link.__aexit__(None, None, None)
-
-    async def identities(self) -> dict[WorkerId, Identity | PeerError]:
-        """Who answers at each worker's URL, or why nobody does."""
-
-        async def one(link: WorkerLink) -> Identity | PeerError:
-            try:
-                return await link.identity()
-            except PeerError as error:
-                return error
-            except WireError as error:
-                return PeerAway(str(error))
-
-        links = list(self._links.values())
-        return dict(zip((link.worker for link in links), await asyncio.gather(*map(one, links)), strict=True))
-
-    async def routes_held(self, slices: Sequence[SliceId]) -> dict[SliceId, Route]:
-        """The routes of those slices that some worker holds data of; whoever does not answer is passed over."""
-
-        async def one(link: WorkerLink) -> dict[SliceId, Held]:
-            try:
-                return await link.ask(slices, seconds=IDENTITY_SECONDS)
-            except (PeerError, WireError):
-                return {}
-
-        answers = await asyncio.gather(*map(one, list(self._links.values())))
-        return {at: held.route for answer in answers for at, held in answer.items() if held.route}
-
-    def drain_spools(self) -> None:
-        """Begin to drain what earlier processes left."""
-        for link in self._links.values():
-            link.drain_spools()
-
-    def hurry(self) -> None:
-        """The node is about to stop: what no worker has answered for goes to the spool, so that it is kept."""
-        for link in self._links.values():
-            if not link.is_idle:
-                link.go_away()
-
-    def give_up(self) -> None:
-        """Tell everybody who waits that the outcome is not known."""
-        for link in self._links.values():
-            link.give_up()

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from api_node.registry import Registry
     from api_node.settled_routes import SettledRoutes
     from api_node.spool_room import SpoolRoom
-    from api_node.worker_client import WorkerLink, WorkerPool
+    from api_node.worker_client import WorkerLink
+    from api_node.worker_pool import WorkerPool
     from common.cluster_watch import ClusterWatch
     from common.config import ClusterConfig
     from common.routing import Route
@@ -138,7 +139,7 @@ class ClusterRoutes:
         return state
 
     def _worker(self, link: WorkerLink) -> dict[str, Any]:
-        events, size = link.queued()
+        events, size = link.delivery.queued()
         return {
             "id": link.worker,
             "url": link.peer.url,
@@ -148,7 +149,7 @@ class ClusterRoutes:
             "queue_bytes": size,
             "parked": {
                 str(at): {"outcome": parked.outcome.value, "detail": parked.detail}
-                for at, parked in link.parked().items()
+                for at, parked in link.delivery.parked().items()
             },
         }
 
