@@ -9,6 +9,7 @@ each as a whole: a choice must exist under which the counts of every type *and* 
     late = 0     counted + spooled + some unknown                       = counts, users        complete
     late > 0     the same without some spooled (or unknown) ones,
                  of which only the events without id are in the counts  = counts, users        not complete
+    lost         at most everything, at least what was acknowledged since       not complete
     set back     at most everything; if not everything that was acknowledged is there, and a stream that
                  lost something went on, it must have noticed:                                 not complete
 """
@@ -24,7 +25,6 @@ from common.routing import WorkerId
 from common.slices import SliceId
 from common.summaries import Summary, add
 from tests.simulation.ledger import Fate, Waiter, count, count_unkeyed, users
-from tests.simulation.stores import users_in
 from tests.simulation.world import Broken, World
 
 CHOICES_MAX = 1 << 12
@@ -46,7 +46,7 @@ def _check_slice(world: World, slice_id: SliceId) -> None:
     parts = []
     for worker, machine in world.machines.items():
         held = machine.held(slice_id)
-        keys = users_in(machine.disk, slice_id)
+        keys = machine.disk.users(slice_id)
         for key in keys:
             if key in seen:
                 raise Broken(f"slice {slice_id}: a user is held by worker {seen[key]} and by worker {worker}")
@@ -89,6 +89,9 @@ def _check_part(world: World, worker: WorkerId, slice_id: SliceId, summary: Summ
         raise Broken(f"{where}: a batch was never answered")
     told = [one for one in batches if one.fate in (Fate.COUNTED, Fate.SPOOLED)]
     unknown = [one for one in batches if one.fate is Fate.UNKNOWN]
+    if (worker, slice_id) in world.given_up:
+        _check_given_up(summary, told, unknown, since=world.given_up[worker, slice_id], where=where)
+        return
     if worker in world.replaced:
         noticed = _should_have_noticed(world, worker, slice_id, told)
         _check_set_back(summary, told, unknown, noticed=noticed, where=where)
@@ -149,6 +152,18 @@ def _check_set_back(summary: Summary, told: list[Waiter], unknown: list[Waiter],
         raise Broken(
             f"{where}: lost acknowledged events, and says that it is complete: {_shown(summary)} of {_of(told)}"
         )
+
+
+def _check_given_up(summary: Summary, told: list[Waiter], unknown: list[Waiter], *, since: int, where: str) -> None:
+    """A slice that was on a disk which is lost: never complete again, and everything since is there."""
+    if summary.complete:
+        raise Broken(f"{where}: its disk was lost, and it says that it is complete")
+    most, least = count(told + unknown), count(one for one in told if one.fate is Fate.COUNTED and one.step > since)
+    counts = Counter(summary.counts)
+    if any(number > most[name] for name, number in counts.items()) or summary.users > len(users(told + unknown)):
+        raise Broken(f"{where}: holds {_shown(summary)} on its new disk, more than {_of(told + unknown)}")
+    if any(counts[name] < number for name, number in least.items()):
+        raise Broken(f"{where}: holds {_shown(summary)} on its new disk, less than the {dict(least)} since")
 
 
 def _should_have_noticed(world: World, worker: WorkerId, slice_id: SliceId, told: list[Waiter]) -> bool:

@@ -13,41 +13,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from common.errors import RegistryBehind
+from common.errors import Contradicts, RegistryBehind
 from common.routing import WorkerId
+from tests.simulation import recovery
 from tests.simulation.checker import check
 from tests.simulation.faults import Killed
 from tests.simulation.ledger import Fate
 from tests.simulation.memory_file import Content
-from tests.simulation.node import Link, Node, Request
+from tests.simulation.node import Request
 from tests.simulation.parts import SHIPPED, Parts
-from tests.simulation.plans import CONFIGS, PINS, WHOLE
+from tests.simulation.plans import CONFIGS, LIVE_SLICES, PINS, SMALL, WHOLE, WORKERS, Scale
 from tests.simulation.stores import REGISTRY
 from tests.simulation.world import Broken, World
 from worker_node.receiver import StreamRecord
 
 T = TypeVar("T")
 
-STEPS_MIN, STEPS_MAX = 20, 80
 HEALING_ROUNDS_MAX = 60
 # Beyond every backoff of a parked slice.
 HEALING_SECONDS = 6.0
-FAULTS = {
-    "time-outs": 0.5,
-    "copies": 0.5,
-    "worker dies": 0.45,
-    "node dies": 0.4,
-    "spool": 0.4,
-    "closing": 0.3,
-    "no space": 0.25,
-    "registry away": 0.25,
-    "lost claims": 0.25,
-    "configs": 0.35,
-    "old disk": 0.15,
-    "foreign disk": 0.1,
-    "old registry": 0.1,
-    "damage": 0.08,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +46,9 @@ class Outcome:
     broken: str | None = None
 
 
-def run(seed: int, *, parts: Parts = SHIPPED, trace: list[str] | None = None) -> Outcome:
+def run(seed: int, *, parts: Parts = SHIPPED, scale: Scale = SMALL, trace: list[str] | None = None) -> Outcome:
     """Play the history of a seed, and check it."""
-    history = History(seed=seed, parts=parts, trace=trace)
+    history = History(seed=seed, parts=parts, scale=scale, trace=trace)
     broken = None
     try:
         history.play()
@@ -76,6 +60,8 @@ def run(seed: int, *, parts: Parts = SHIPPED, trace: list[str] | None = None) ->
         broken = f"{type(error).__name__}: {error}"
         if trace is not None:
             trace.append(traceback.format_exc())
+    finally:
+        history.end()
     return Outcome(
         seed=seed,
         steps=history.step,
@@ -89,14 +75,14 @@ def run(seed: int, *, parts: Parts = SHIPPED, trace: list[str] | None = None) ->
 class History(World):
     """A cluster, and what happens to it."""
 
-    def __init__(self, *, seed: int, parts: Parts, trace: list[str] | None) -> None:
+    def __init__(self, *, seed: int, parts: Parts, scale: Scale, trace: list[str] | None) -> None:
         self.knows: tuple[str, ...] = ()
-        super().__init__(seed=seed, parts=parts, trace=trace)
-        self.knows = tuple(name for name, share in FAULTS.items() if self.random.random() < share)
+        super().__init__(seed=seed, parts=parts, scale=scale, trace=trace)
+        self.knows = tuple(name for name, share in scale.faults.items() if self.random.random() < share)
         self.drawn = self.knows
-        self._length = self.random.randint(STEPS_MIN, STEPS_MAX)
+        self._length = self.random.randint(*scale.steps)
         self._aside: dict[str, tuple[str, dict[str, Content]]] = {}  # the true disks of workers that run on another
-        self._true_registry: Content | None = None
+        self._registry_set_back = False
         self.say(f"seed {seed}: {', '.join(self.knows) or 'no faults'}")
 
     def faulty(self, fault: str) -> bool:
@@ -119,6 +105,8 @@ class History(World):
         if node := self._one(self.up()):
             slice_id = self.random.choice(self.slices)
             for _ in range(self.random.choice((1, 1, 2, 3))):
+                if len(self.slices) > LIVE_SLICES:
+                    slice_id = self.random.choice(self.slices)
                 self.put(node, self.new_event(slice_id, keyed=self.random.random() < 0.35))
 
     def put_again(self) -> None:
@@ -248,12 +236,12 @@ class History(World):
     def claim_again(self) -> None:
         """An old copy of a claim arrives."""
         claim, host = self._one(self.claims_made), self.machines[PINS.registry]
-        if claim and host.is_up and not self.registry_set_back and host.worker not in self._aside:
+        if claim and host.is_up and host.worker not in self._aside:
             try:
                 host.claim(claim)
             except Killed:
                 self.worker_died(host)
-            except RegistryBehind:
+            except (RegistryBehind, Contradicts):
                 pass
 
     def config_changes(self) -> None:
@@ -297,15 +285,25 @@ class History(World):
         if host.worker in self._aside:
             return
         self.worker_died(host)
-        if self._true_registry is None:
-            self._true_registry = host.disk.contents[REGISTRY]
         backups = [it[REGISTRY] for it in self.backups.get(host.worker, [])]
         host.disk.contents.pop(REGISTRY)
         if backups and self.random.random() < 0.7:
             host.disk.contents[REGISTRY] = self.random.choice(backups).copy()
-        self.registry_set_back = True
+        self._registry_set_back = True
         self.say("the registry's file is an old one, or gone")
         host.start()
+
+    def rebuild(self) -> None:
+        """An operator rebuilds the registry, when everybody is there to be asked."""
+        up = [it.is_up for it in self.machines.values()] + [it.is_up for it in self.nodes]
+        if all(up) and not self._aside:
+            recovery.rebuild(self)
+
+    def lose_disk(self) -> None:
+        """A worker's disk is lost for good, and an operator replaces it."""
+        machine = self.machines[self.random.choice(WORKERS[1:])]
+        if self.machines[PINS.registry].is_up and not self._aside:
+            recovery.replace_worker(self, machine)
 
     def damage_spool(self) -> None:
         """A record in a spool rots."""
@@ -359,8 +357,6 @@ class History(World):
             if machine.worker in self._aside:
                 machine.stop()
                 self._own_disk(machine.worker)
-        if self._true_registry is not None:
-            self._bring_back_registry(self._true_registry)
         for machine in self.machines.values():
             if not machine.is_up:
                 machine.start()
@@ -370,18 +366,16 @@ class History(World):
                 node.start()
             if node.config.worker_nodes.keys() != WHOLE.worker_nodes.keys():
                 node.follow(WHOLE)
+        if self._registry_set_back:
+            recovery.rebuild(self)
 
-    def _bring_back_registry(self, true: Content) -> None:
-        """The true file is brought back, unless everything that anybody knows is in the one that stands."""
-        host = self.machines[PINS.registry]
-        if not host.is_up:
-            host.start()
-        known = [node.membership.claims if node.is_up else node.kept_claims for node in self.nodes]
-        known += [machine.totals.claims for machine in self.machines.values() if machine.is_up]
-        if host.registry.pins is None or host.registry.claims < max(known):
-            self.say("the true registry is brought back")
-            host.stop()
-            host.disk.contents[REGISTRY] = true
+    def end(self) -> None:
+        """Everything stops."""
+        for machine in self.machines.values():
+            machine.stop()
+        for node in self.nodes:
+            if node.is_up:
+                node.kill()
 
     def _last_copies(self) -> None:
         """Slices whose time has come are closed everywhere; then whatever is still on its way arrives."""
@@ -443,7 +437,7 @@ STEPS: tuple[tuple[Step, float, str | None], ...] = (
     (History.foreign_disk, 2, "foreign disk"),
     (History.back_up, 2, "old registry"),
     (History.old_registry, 2, "old registry"),
+    (History.rebuild, 2, "old registry"),
     (History.damage_spool, 2, "damage"),
+    (History.lose_disk, 2, "lost disk"),
 )
-
-__all__ = ["FAULTS", "History", "Link", "Node", "Outcome", "run"]

@@ -7,10 +7,10 @@ from common.slices import SliceId
 from common.wire import Batch, Claim, Envelope, Held, Outcome, Pins, Receipt, Reply, Settled, decode_envelope, encode
 from tests.simulation.faults import Faults
 from tests.simulation.parts import Parts
-from tests.simulation.stores import REGISTRY, Disk, InlineWriter, MemoryRegistry
+from tests.simulation.stores import InlineWriter
 from worker_node.holdings import Holdings
 from worker_node.receiver import NumberedBatch, address
-from worker_node.registry import Door
+from worker_node.registry import Door, Registry
 from worker_node.totals import Totals
 
 DOOR = Door(slices_max=1_000_000)
@@ -23,7 +23,7 @@ class Machine:
         self.worker = worker
         self.pins = pins
         self.uuid = pins.workers[worker]
-        self.disk = Disk(faults=faults)
+        self.disk = parts.disk(faults)
         self.faults = faults
         self.is_up = False
         self.refusing: set[SliceId] = set()  # no space for these
@@ -32,7 +32,7 @@ class Machine:
         self._open_files_max = open_files_max
         self._writer: InlineWriter | None = None
         self._totals: Totals | None = None
-        self._registry: MemoryRegistry | None = None
+        self._registry: Registry | None = None
 
     def join(self) -> None:
         """The first start: the worker joins the cluster, and its registry is given the pins."""
@@ -59,6 +59,8 @@ class Machine:
         if self.is_up:
             self.is_up = False
             self.writer.end()
+            if self._registry is not None:
+                self._registry.close()
             self._writer = self._totals = self._registry = None
 
     @property
@@ -74,7 +76,7 @@ class Machine:
         return self._totals
 
     @property
-    def registry(self) -> MemoryRegistry:
+    def registry(self) -> Registry:
         """Of the running process."""
         assert self._registry is not None, f"worker {self.worker} has no registry"
         return self._registry
@@ -104,15 +106,18 @@ class Machine:
 
     def claim(self, claim: Claim) -> Settled:
         """Settle routes; see Registry.claim."""
-        return self.registry.claim(claim, known=self.totals.claims, door=DOOR)
+        settled = self.registry.claim(claim, known=self.totals.claims, door=DOOR)
+        self.writer.note_claims_now(settled.claims)
+        return settled
 
     def held(self, slice_id: SliceId) -> Held | None:
         """What the worker answers to a question about a slice."""
         return self.writer.look_now(slice_id)
 
-    def lose_registry(self) -> None:
-        """The registry's file alone is gone; the process is down."""
-        self.disk.unlink(REGISTRY)
+    def all_held(self) -> dict[SliceId, Held]:
+        """Everything that the worker knows of any slice."""
+        found = {slice_id: self.writer.look_now(slice_id) for slice_id in self.writer.slices()}
+        return {slice_id: held for slice_id, held in found.items() if held is not None}
 
     def _address(self, envelope: Envelope, batch: Batch, raw: bytes) -> NumberedBatch | Receipt:
         slice_id, seq = batch.slice, batch.seq

@@ -22,14 +22,13 @@ from api_node.spool import SpooledBatch, SpoolKey
 from api_node.spool_room import SpooledStream
 from api_node.summary_cache import Watcher
 from common.config import ClusterConfig
-from common.errors import NoAnswer, NotTaken, PeerAway, SliceClosed
+from common.errors import NotTaken, PeerAway, SliceClosed
 from common.routing import Route, WorkerId, owner_position
 from common.slices import Micros, SliceId
 from common.wire import Batch, Claim, Envelope, Held, Outcome, RegistryState, Reply, Settled, decode, encode
 from tests.simulation.faults import Faults
 from tests.simulation.ledger import Event, Fate, Waiter
 from tests.simulation.sim_loop import LoopTasks, Silence, SimLoop, finish
-from tests.simulation.stores import Disk
 
 if TYPE_CHECKING:
     from api_node.drain import Drain
@@ -135,6 +134,8 @@ class Link:
             if receipt.held is not None:
                 self.cache.note(receipt.held)
             self.node.world.saw_outcome(receipt.outcome)
+            if receipt.outcome is Outcome.WRONG_WORKER:
+                self.node.join_again()
         if request.drain is None:
             for verdict in request.sender.answered(request.flight, reply.receipts, now):
                 self._act(verdict)
@@ -289,10 +290,9 @@ class _RegistryCalls:
         self._node = node
 
     async def claim(self, cluster: str, claims: int, routes: Mapping[SliceId, Route]) -> Settled:
+        claim = Claim(cluster=cluster, claims=claims, routes=dict(routes))
         try:
-            return self._node.world.call_registry(
-                self._node, Claim(cluster=cluster, claims=claims, routes=dict(routes))
-            )
+            return self._node.world.call_registry(self._node, claim)
         except PeerAway:
             LOOP.wait(ROUTE_SECONDS)
             raise
@@ -311,7 +311,7 @@ class Node:
         self.world = world
         self.config = config
         self.faults = faults
-        self.disk = Disk(faults=faults)
+        self.disk = world.parts.disk(faults)
         self.life = 0
         self.is_up = False
         self.kept_claims = 0
@@ -342,6 +342,7 @@ class Node:
         self.faults.spare()
         self.is_up = False
         self.life += 1
+        self.room.spool.close()
 
     def put(self, event: Event) -> bool:
         """Take an event, as ``Intake`` does; whether it was taken.
@@ -361,6 +362,12 @@ class Node:
         except NotTaken:
             return False
         return True
+
+    def join_again(self) -> None:
+        """Hear from the registry which data directories are pinned now."""
+        pins = self.world.pins_at_registry()
+        if pins is not None:
+            self.membership.pins = pins
 
     def find(self, slice_id: SliceId) -> Route | None:
         """The settled route, as a question finds it.
@@ -405,6 +412,3 @@ class Node:
                     if held is not None and held.route:
                         found[slice_id] = held.route
         return found
-
-
-__all__ = ["LOOP", "TTL_SECONDS", "Asked", "Link", "NoAnswer", "Node", "Outcome", "Request"]

@@ -9,9 +9,14 @@ from typing import Any
 from api_node.drain import Drain
 from api_node.sender import Sender
 from api_node.settled_routes import SettledRoutes
+from api_node.spool import Spool
 from api_node.summary_cache import SummaryCache
-from tests.simulation.stores import InlineWriter, MemoryRegistry, MemoryShelf, MemorySpool, MemoryTotals
+from tests.simulation.faults import Faults
+from tests.simulation.stores import Disk, InlineWriter, MemoryRegistry, MemoryShelf, MemorySpool, MemoryTotals
+from worker_node.registry import Registry
+from worker_node.shelf import Shelf
 from worker_node.slice_store import SliceStore
+from worker_node.totals import Totals
 
 
 def _drawn(_node: str, drawn: int) -> bytes:
@@ -27,15 +32,16 @@ class Parts:
         new_stream: names a stream, given its node and how many streams the history has drawn.
     """
 
+    disk: Callable[[Faults], Disk] = Disk
     sender: type[Sender[Any]] = Sender
     drain: type[Drain] = Drain
     routes: type[SettledRoutes] = SettledRoutes
     cache: type[SummaryCache] = SummaryCache
-    spool: type[MemorySpool] = MemorySpool
+    spool: Callable[..., Spool] = MemorySpool
     store: Callable[..., SliceStore] = SliceStore
-    totals: type[MemoryTotals] = MemoryTotals
-    registry: type[MemoryRegistry] = MemoryRegistry
-    shelf: type[MemoryShelf] = MemoryShelf
+    totals: Callable[..., Totals] = MemoryTotals
+    registry: Callable[..., Registry] = MemoryRegistry
+    shelf: Callable[..., Shelf] = MemoryShelf
     writer: type[InlineWriter] = InlineWriter
     new_stream: Callable[[str, int], bytes] = _drawn
 

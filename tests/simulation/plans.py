@@ -1,6 +1,12 @@
-"""The cluster files of a simulated cluster: three workers, and several minds about who holds what."""
+"""What a history is drawn from: its size, the faults it may know, and the cluster files of its cluster.
+
+Three workers, and several minds about who holds what.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from common.routing import WorkerId
 from tests.support.configs import cluster_config, pins_of, workers
@@ -26,3 +32,43 @@ CONFIGS = tuple(
 )
 WHOLE = CONFIGS[0]
 PINS = pins_of(WHOLE)
+
+# Each with the share of the histories that know it.
+FAULTS = {
+    "time-outs": 0.5,
+    "copies": 0.5,
+    "worker dies": 0.45,
+    "node dies": 0.4,
+    "spool": 0.4,
+    "closing": 0.3,
+    "no space": 0.25,
+    "registry away": 0.25,
+    "lost claims": 0.25,
+    "configs": 0.35,
+    "old disk": 0.15,
+    "foreign disk": 0.1,
+    "old registry": 0.1,
+    "damage": 0.08,
+    "lost disk": 0.1,
+}
+LIVE_SLICES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """How large histories are.
+
+    Attributes:
+        slices: that get events.
+        open_files: how many slice files a worker has open; one of these.
+        steps: from and to.
+        faults: with the share of the histories that know each.
+    """
+
+    slices: int = LIVE_SLICES
+    open_files: tuple[int, ...] = (1, 2, 8)
+    steps: tuple[int, int] = (20, 80)
+    faults: Mapping[str, float] = field(default_factory=lambda: FAULTS)
+
+
+SMALL = Scale()

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import islice
 
-from tests.simulation.history import FAULTS, Outcome, run
+from tests.simulation.history import Outcome, run
 from tests.simulation.parts import SHIPPED, Parts
+from tests.simulation.plans import FAULTS
 
 PIECE = 100  # histories: a third of a second or so
 # Of an average history; below it the histories did not do what they are for.

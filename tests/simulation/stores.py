@@ -22,7 +22,7 @@ from common.lmdb_file import Damaged, Kind, LmdbFile
 from common.routing import Route
 from common.slices import SliceId
 from common.summaries import Summary
-from common.wire import Held, Receipt
+from common.wire import Held, Receipt, SettledRoute
 from tests.simulation.faults import Faults
 from tests.simulation.memory_file import Content, MemoryFile
 from worker_node import registry, slice_store, totals
@@ -43,7 +43,7 @@ REGISTRY = registry.FILE_NAME
 class Disk:
     """What one machine keeps."""
 
-    def __init__(self, *, faults: Faults) -> None:
+    def __init__(self, faults: Faults) -> None:
         self.contents: dict[str, Content] = {}
         self.faults = faults
 
@@ -61,6 +61,12 @@ class Disk:
     def slices(self) -> list[SliceId]:
         """The slices that have a file."""
         return [SliceId(int(name[len(SLICE_PREFIX) :])) for name in self.contents if name.startswith(SLICE_PREFIX)]
+
+    def users(self, slice_id: SliceId) -> frozenset[bytes]:
+        """The user keys in a slice's file."""
+        content = self.contents.get(_name(slice_id))
+        table = {} if content is None else content.tables.get("users", {})
+        return frozenset(table.get(slice_store.USERS_KEY, ()))
 
     def backup(self) -> dict[str, Content]:
         """A copy of everything."""
@@ -144,13 +150,6 @@ class MemoryShelf(Shelf):
         return self._make_store(file=file, slice_id=slice_id, label=label, held=held)
 
 
-def users_in(disk: Disk, slice_id: SliceId) -> frozenset[bytes]:
-    """The user keys in a slice's file."""
-    content = disk.contents.get(_name(slice_id))
-    table = {} if content is None else content.tables.get("users", {})
-    return frozenset(table.get(slice_store.USERS_KEY, ()))
-
-
 def _name(slice_id: SliceId) -> str:
     return f"{SLICE_PREFIX}{slice_id}"
 
@@ -195,6 +194,14 @@ class InlineWriter(Writer):
     def close_now(self, slice_id: SliceId) -> None:
         """Close a slice."""
         self._close(slice_id)
+
+    def lose_now(self, routes: Sequence[SettledRoute], number: int) -> None:
+        """Keep which slices a lost disk held."""
+        self._lose(routes, number)
+
+    def slices(self) -> list[SliceId]:
+        """The slices that the worker knows of."""
+        return self._holdings.between(None, None)
 
     def note_claims_now(self, claims: int) -> None:
         """Keep a claim number."""

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.lmdb_file import Kind, LmdbFile, Txn
+from common.lmdb_file import Database, Kind, LmdbFile, Txn
 from tests.simulation.faults import Faults
 from tests.simulation.memory_file import Content, MemoryFile
 
@@ -58,7 +58,7 @@ def do(file: LmdbFile, txn: Txn, call: tuple[object, ...]) -> object:  # noqa: P
         case ("delete", bytes(key)):
             return txn.delete(key, db=db)
         case ("step", bytes(key)):
-            return list(step(txn.cursor(db), key))
+            return list(step(txn, db, key))
         case ("from", bytes(key)):
             cursor = txn.cursor(db)
             return list(cursor) if cursor.set_range(key) else "nothing"
@@ -67,8 +67,9 @@ def do(file: LmdbFile, txn: Txn, call: tuple[object, ...]) -> object:  # noqa: P
     return list(txn.cursor(db))
 
 
-def step(cursor: lmdb.Cursor[bytes], key: bytes) -> Iterator[tuple[bytes, bytes]]:
+def step(txn: Txn, db: Database, key: bytes) -> Iterator[tuple[bytes, bytes]]:
     """What a cursor stands on: in the beginning, then from a key on."""
+    cursor = txn.cursor(db)
     there = cursor.first()
     if there:
         yield cursor.key(), cursor.value()

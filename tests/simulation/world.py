@@ -16,21 +16,20 @@ from common.errors import NoAnswer, PeerAway, PeerRefuses, RequestError, SliceCl
 from common.judge import judge
 from common.routing import Route, WorkerId
 from common.slices import SliceId
-from common.wire import Claim, Outcome, Settled, decode_batch
+from common.wire import Claim, Outcome, Pins, Settled, decode_batch
 from tests.simulation.faults import Faults, Killed
 from tests.simulation.ledger import Event, Fate, Ledger, Waiter
 from tests.simulation.machine import Machine
 from tests.simulation.memory_file import Content
 from tests.simulation.node import TTL_SECONDS, Asked, Link, Node, Request
 from tests.simulation.parts import Parts
-from tests.simulation.plans import CONFIGS, PINS, SECRET, WORKERS
+from tests.simulation.plans import CONFIGS, PINS, SECRET, WORKERS, Scale
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from common.config import ClusterConfig
 
-LIVE_SLICES = 4
 USERS = 6
 TYPES = ("click", "impression")
 COPIES_MAX = 40
@@ -45,7 +44,7 @@ class Broken(AssertionError):
 class World:
     """A cluster in the middle of a history."""
 
-    def __init__(self, *, seed: int, parts: Parts, trace: list[str] | None = None) -> None:
+    def __init__(self, *, seed: int, parts: Parts, scale: Scale, trace: list[str] | None = None) -> None:
         self.random = Random(seed)
         self.parts = parts
         self.trace = trace
@@ -54,7 +53,7 @@ class World:
         self.pins = PINS
         self.ledger = Ledger()
         self.first_slice = self.random.choice((-2, 0, 2))
-        self.slices = [SliceId(self.first_slice + at) for at in range(LIVE_SLICES)]
+        self.slices = [SliceId(self.first_slice + at) for at in range(scale.slices)]
         self.doors_closed: set[SliceId] = set()
         self.requests: list[Request] = []
         self.replies: list[tuple[Request, bytes]] = []
@@ -64,8 +63,8 @@ class World:
         self.registry_away = False
         self.replaced: dict[WorkerId, int] = {}  # worker -> the step at which its disk went back in time
         self.lost: dict[tuple[WorkerId, SliceId], dict[bytes, int]] = {}
-        self.registry_set_back = False
-        self.spool_damaged = False
+        self.given_up: dict[tuple[WorkerId, SliceId], int] = {}  # on a lost disk -> the step at which it was replaced
+        self.renewed: set[WorkerId] = set()  # workers with a new disk
         self.backups: dict[WorkerId, list[dict[str, Content]]] = {}
         self.outcomes: dict[Outcome, int] = {}
         self._drawn = 0
@@ -79,7 +78,7 @@ class World:
                 pins=PINS,
                 parts=parts,
                 faults=Faults(random=self.random, full_share=full_share),
-                open_files_max=self.random.choice((1, 2, 8)),
+                open_files_max=self.random.choice(scale.open_files),
             )
             for worker in WORKERS
         }
@@ -187,6 +186,11 @@ class World:
             for event in waiter.events:
                 # Its client was told otherwise, and would not retry; that somebody does keeps the books simple.
                 event.acknowledged = False
+
+    def pins_at_registry(self) -> Pins | None:
+        """What the registry answers to somebody who joins; None if it does not."""
+        host = self.machines[PINS.registry]
+        return host.registry.pins if host.is_up and not self.registry_away else None
 
     def links_gone(self, links: Sequence[Link]) -> None:
         """A node's new config does not list these workers any more."""
@@ -358,12 +362,16 @@ class World:
         self.replaced[machine.worker] = self.step
         # No network keeps anything for as long as it takes to replace a disk.
         self.copies = [copy for copy in self.copies if copy[0] != machine.worker]
+        self.lose_replies(machine)
+        self.say(f"worker {machine.worker} goes back to an old disk")
+
+    def lose_replies(self, machine: Machine) -> None:
+        """Nothing that a worker had to do with is on its way any more."""
         for request in [*self.requests, *(request for request, _ in self.replies)]:
             if request.link.worker == machine.worker:
                 request.link.failed(request)
         self.requests = [it for it in self.requests if it.link.worker != machine.worker]
         self.replies = [it for it in self.replies if it[0].link.worker != machine.worker]
-        self.say(f"worker {machine.worker} goes back to an old disk")
 
     # Questions.
 
@@ -400,7 +408,8 @@ class World:
         asked = self.asked[index]
         link = asked.link
         machine = self.machines[link.worker]
-        if link.node.life != asked.life or not machine.is_up:
+        pinned = link.node.membership.pins.workers[link.worker]
+        if link.node.life != asked.life or not machine.is_up or machine.uuid != pinned:
             self.asked.pop(index)
             link.cache.drop(asked.watcher)
             return
@@ -416,7 +425,7 @@ class World:
     def least(self, node: Node, worker: WorkerId, slice_id: SliceId) -> dict[str, int]:
         """What an answer of this node must have at least: what it acknowledged itself, and others a while ago."""
         counts: dict[str, int] = {}
-        if worker in self.replaced:
+        if worker in self.replaced or worker in self.renewed:
             return counts
         for batch in self.ledger.waiters:
             if batch.slice != slice_id or batch.worker != worker or batch.fate is not Fate.COUNTED:
@@ -429,7 +438,7 @@ class World:
 
     def check_at_least(self, node: Node, worker: WorkerId, slice_id: SliceId, counts: object, least: object) -> None:
         """An answer has everything that it must have."""
-        if worker in self.replaced:
+        if worker in self.replaced or worker in self.renewed:
             return
         for event_type, number in least.items():  # type: ignore[attr-defined]
             if counts.get(event_type, 0) < number:  # type: ignore[attr-defined]
@@ -457,6 +466,3 @@ class World:
         for node in self.nodes:
             if node.is_up:
                 yield from node.links.values()
-
-
-__all__ = ["LIVE_SLICES", "Broken", "World"]

@@ -1,0 +1,117 @@
+"""What an operator does with ``tallyslice registry``: rebuild a lost registry, put a new disk in a lost one's place.
+
+The order of the calls is that of ``tallyslice/recovery.py``; what they decide is decided by the product's parts.
+"""
+
+from __future__ import annotations
+
+from common.errors import ConfigRefused
+from common.slices import Micros
+from common.wire import Rebuild, ReplaceWorker, SettledRoute
+from tallyslice.merge import Told, merge
+from tests.simulation.faults import Killed
+from tests.simulation.machine import Machine
+from tests.simulation.node import Node
+from tests.simulation.plans import PINS
+from tests.simulation.world import Broken, World
+
+
+def rebuild(world: World) -> None:
+    """Rebuild the registry from what everybody knows. Everything must be up.
+
+    Raises:
+        Broken: two routes are known for one slice.
+    """
+    host = world.machines[PINS.registry]
+    known = host.registry.routes(None)
+    told = [
+        Told(
+            who="the registry",
+            cluster=known.cluster,
+            claims=known.claims,
+            pins=known.pins,
+            routes={one.slice: one for one in known.routes},
+        ),
+        *map(_worker_told, world.machines.values()),
+        *map(_node_told, world.nodes),
+    ]
+    try:
+        merged = merge(told, everybody=True, now=Micros(int(world.now * 1_000_000)))
+    except ConfigRefused as error:
+        raise Broken(f"the registry cannot be rebuilt: {error}") from error
+    world.say(f"the registry is rebuilt: {len(merged.routes)} routes")
+    try:
+        host.registry.rebuild(
+            Rebuild(
+                host=host.uuid,
+                own=host.registry.claims,
+                claims=merged.claims,
+                pins=merged.pins,
+                routes=merged.routes,
+            )
+        )
+        for machine in world.machines.values():
+            machine.writer.note_claims_now(merged.claims)
+    except Killed:
+        world.worker_died(host)
+        return
+    for node in world.nodes:
+        node.membership.saw_claims(merged.claims)
+        node.kept_claims = node.membership.claims
+    # No network keeps anything for as long as people take.
+    world.copies.clear()
+    world.claims_made.clear()
+
+
+def replace_worker(world: World, machine: Machine) -> None:
+    """A worker's disk is lost for good: an empty one takes its place. The registry must be up, and nowhere near it."""
+    host, new = world.machines[PINS.registry], f"uuid-{machine.worker}-{world.step}"
+    if host.registry.pins is None or host.registry.claims < host.totals.claims:
+        return
+    world.worker_died(machine)
+    world.lose_replies(machine)
+    lost_uuid, machine.uuid = machine.uuid, new
+    machine.disk.contents.clear()
+    world.backups.pop(machine.worker, None)
+    machine.start()
+    number = host.registry.claims + 1
+    lost = [one for one in host.registry.routes(None).routes if machine.worker in one.route]
+    world.say(f"worker {machine.worker} gets a new disk; {len(lost)} slices were on the lost one")
+    machine.writer.lose_now(lost, number)
+    replacement = ReplaceWorker(cluster=PINS.cluster, id=machine.worker, lost=lost_uuid, uuid=new, number=number)
+    host.faults.spare()
+    pins = host.registry.replace_worker(replacement, known=host.totals.claims).pins
+    assert pins is not None
+    host.writer.note_claims_now(number)
+    machine.totals.set_pins(pins)
+    world.pins = machine.pins = pins
+    for one in lost:
+        world.given_up[machine.worker, one.slice] = world.step
+    world.replaced.pop(machine.worker, None)
+    world.renewed.add(machine.worker)
+    for node in world.nodes:
+        # Some hear of it at once, the others when the worker refuses what was meant for the lost disk.
+        if node.is_up and world.random.random() < 0.5:
+            node.membership.pins = pins
+
+
+def _worker_told(machine: Machine) -> Told:
+    held = machine.all_held()
+    return Told(
+        who=f"worker-{machine.worker}",
+        cluster=PINS.cluster,
+        claims=machine.totals.claims,
+        pins=machine.totals.pins,
+        routes={at: SettledRoute(slice=at, route=one.route, number=0) for at, one in held.items() if one.route},
+    )
+
+
+def _node_told(node: Node) -> Told:
+    known = {at: route for at, route in node.room.spool.routes().items() if route} | node.routes.all_known()
+    return Told(
+        who=f"api-{node.name}",
+        cluster=PINS.cluster,
+        claims=node.membership.claims,
+        pins=node.membership.pins,
+        routes={at: SettledRoute(slice=at, route=route, number=0) for at, route in known.items()},
+    )
