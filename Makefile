@@ -33,7 +33,7 @@ e2e: venv            ## only the tests with real processes
 e2e-full: venv       ## the full-size runs: minutes
 	.venv/bin/pytest -m e2e_full
 
-# About an hour as it is. A run that was broken off goes on where it was, with the same SEED.
+# More than an hour as it is. A run that was broken off goes on where it was, with the same SEED.
 KILLS = 1000
 ACKNOWLEDGED = 1000000
 STORM_KILLS = 200

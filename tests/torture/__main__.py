@@ -18,7 +18,8 @@ from tests.torture.network import BY_HAND, IN_CI, network_round
 from tests.torture.rounds import Book, Round, clear_progress, report, show_progress
 
 KILLS_PER_ROUND = 25
-ACKNOWLEDGED_LEAST = 1000  # a round
+ACKNOWLEDGED_PER_ROUND = 25_000
+ACKNOWLEDGED_LEAST = 1000
 STATE = Path("data/torture")
 
 Play: TypeAlias = Callable[[Path, int, Callable[[str], None]], Coroutine[None, None, Round]]
@@ -50,8 +51,11 @@ def _kills(arguments: argparse.Namespace) -> int:
     book = _book(arguments, f"kills-{arguments.seed}-{kind}")
 
     def play(folder: Path, seed: int, progress: Callable[[str], None]) -> Coroutine[None, None, Round]:
-        kills = min(KILLS_PER_ROUND, max(arguments.kills - book.faults, 1))
-        acknowledged = max(ACKNOWLEDGED_LEAST, math.ceil(arguments.acknowledged * kills / arguments.kills))
+        kills = max(1, arguments.kills - book.faults)
+        events = max(ACKNOWLEDGED_LEAST, arguments.acknowledged - book.acknowledged)
+        # As many rounds as either needs: nodes die by themselves, too, so there are often more kills than asked for.
+        rounds = max(math.ceil(kills / KILLS_PER_ROUND), math.ceil(events / ACKNOWLEDGED_PER_ROUND))
+        kills, acknowledged = math.ceil(kills / rounds), math.ceil(events / rounds)
         return kill_round(
             folder,
             seed=seed,

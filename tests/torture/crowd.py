@@ -139,6 +139,7 @@ class Crowd:
     async def send(self, post: Post) -> None:
         """Post an event as its type asks for, until its outcome is as well known as it can be."""
         self.drawn += 1
+        self.ledger.begun(post)
         begun = time.monotonic()
         doubtful = False
         while True:
@@ -157,7 +158,7 @@ class Crowd:
                 self.ledger.unknown(post)
             return
         self.taken += 1
-        self.ledger.acknowledged(post)
+        self.ledger.acknowledged(post, durability=attempt.durability)
         self._on_success()
         if self._keep_times:
             self.successes.append(Success(begun, time.monotonic() - begun, attempt.durability))

@@ -19,6 +19,7 @@ from tests.torture.checker import complaints, problems_on_disk, settled_answers
 from tests.torture.crowd import Crowd, events
 from tests.torture.keeper import Keepers, launch
 from tests.torture.ledger import TYPES
+from tests.torture.observer import Observer
 from tests.torture.rounds import Round
 from tests.torture.storm import stormy, wired
 
@@ -63,7 +64,8 @@ async def kill_round(
             await cluster.start(*cluster.nodes)
         async with Keepers(cluster, rng=rng, wrong=wrong) as keepers:
             crowd = Crowd(events(rng), cluster.ports, rng=rng, on_success=keepers.acknowledged)
-            async with crowd, stormy(wires, rng=rng) if wires else nullcontext():
+            observer = Observer(cluster, crowd.ledger, rng=rng)
+            async with observer, crowd, stormy(wires, rng=rng) if wires else nullcontext():
                 crowd.start()
                 while keepers.deaths.total() < kills or crowd.taken < acknowledged:
                     assert time.monotonic() < begun + ROUND_SECONDS, f"{keepers.deaths.total()} kills, {crowd.taken}"
@@ -80,7 +82,7 @@ async def kill_round(
             keepers.rest()
             progress("waits for the sums")
             shown, problems = await settled_answers(cluster, crowd.ledger)
-        problems += keepers.crashes + crowd.surprises
+        problems += keepers.crashes + crowd.surprises + observer.problems
     problems += complaints(cluster) + problems_on_disk(cluster, crowd.ledger, shown)
     totals = crowd.ledger.total()
     return Round(
@@ -96,4 +98,5 @@ async def kill_round(
         whole_seconds=keepers.whole.seconds,
         whole_acknowledged=keepers.whole.acknowledged,
         problems=problems,
+        asked=dict(observer.answers),
     )

@@ -21,6 +21,7 @@ from tests.support.cluster import FIRST, HOUR
 from tests.support.events import Post
 
 KEYED, POOLED, SOLO = "click", "impression", "solo"
+WORKER = "worker"  # the durability of what a worker has on disk
 TYPES = (KEYED, POOLED, SOLO)
 
 
@@ -34,13 +35,17 @@ class Sheet:
     """One slice.
 
     Attributes:
+        begun: events by type that were sent, or are about to be.
         taken: acknowledged events by type.
+        by_worker: likewise, those that were on a worker's disk by then.
         unknown: likewise, of those whose fate nobody told us.
         users: type -> names of the users of acknowledged events.
         doubtful: type -> names of the users of the unknown ones.
     """
 
+    begun: Counter[str] = field(default_factory=Counter)
     taken: Counter[str] = field(default_factory=Counter)
+    by_worker: Counter[str] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)
     users: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     doubtful: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
@@ -82,10 +87,15 @@ class Ledger:
     def __init__(self) -> None:
         self.sheets: defaultdict[int, Sheet] = defaultdict(Sheet)
 
-    def acknowledged(self, post: Post) -> None:
+    def begun(self, post: Post) -> None:
+        """The event is about to be sent for the first time."""
+        self.sheets[slice_of(post)].begun[post.type] += 1
+
+    def acknowledged(self, post: Post, *, durability: str = WORKER) -> None:
         """The event was answered with success. An event with an id is noted once, however often it was sent."""
         sheet = self.sheets[slice_of(post)]
         sheet.taken[post.type] += 1
+        sheet.by_worker[post.type] += durability == WORKER
         sheet.users[post.type].add(post.user)
 
     def unknown(self, post: Post) -> None:

@@ -31,6 +31,7 @@ class Round(msgspec.Struct, kw_only=True, frozen=True):
         whole_seconds: how long all nodes were up under load.
         whole_acknowledged: events acknowledged meanwhile.
         problems: what must not be; empty if everything held.
+        asked: questions asked meanwhile, by how complete the answer was; each complete one was held against the bounds.
         notes: measurements, for people.
     """
 
@@ -46,6 +47,7 @@ class Round(msgspec.Struct, kw_only=True, frozen=True):
     whole_seconds: float
     whole_acknowledged: int
     problems: list[str]
+    asked: dict[str, int] = {}
     notes: list[str] = []
 
     @property
@@ -103,6 +105,7 @@ def report(rounds: Sequence[Round], *, floor: float = FLOOR) -> tuple[str, int]:
     rate = sum(one.whole_acknowledged for one in rounds) / seconds if seconds else 0.0
     acknowledged, counted = (sum(getattr(one, name) for one in rounds) for name in ("acknowledged", "counted"))
     possible = acknowledged + sum(one.unknown for one in rounds)
+    asked = sum((Counter(one.asked) for one in rounds), Counter[str]())
     problems = [f"seed {one.seed}: {text}" for one in rounds for text in one.problems]
     lines = [
         f"{faults.total():,} faults in {len(rounds)} rounds, {sum(one.seconds for one in rounds):,.0f} s",
@@ -112,6 +115,8 @@ def report(rounds: Sequence[Round], *, floor: float = FLOOR) -> tuple[str, int]:
         f"{acknowledged:,} acknowledged <= {counted:,} counted <= {possible:,} acknowledged or unknown",
         f"{sum(one.users for one in rounds):,} unique users, summed over slices, compared one by one",
         f"{rate:,.0f} acknowledged a second while the cluster was whole ({seconds:,.0f} s); the floor is {floor:,.0f}",
+        f"{asked.total():,} questions meanwhile",
+        *(f"  {count:10,}  {what}" for what, count in sorted(asked.items())),
         *(text for one in rounds for text in one.notes),
         *problems,
     ]
