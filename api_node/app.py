@@ -255,8 +255,11 @@ class ApiNode:
             await self._room.adopt(self._membership.cluster)
         except ExitError as error:
             self._fail(error)
-        else:
-            self._workers.drain_spools()
+            return
+        # Batches were only made for settled routes, so these slices go on whoever else is away.
+        for slice_id, route in (await self._room.routes()).items():
+            self._routes.learn(slice_id, route or ())
+        self._workers.drain_spools()
 
     def _running(self) -> ClusterConfig:
         return self._config

@@ -2,7 +2,7 @@
 
 ::
 
-    <data>/spools/1f2e.../    locked by this process: its own, made when first needed
+    <data>/spools/1f2e.../    locked by this process: its own, made when first needed, or one of the next kind
                   77a0.../    found unlocked at start: adopted, drained, then removed
                   c3d4.../    locked by another process of this node: left alone
 
@@ -105,6 +105,9 @@ class SpoolRoom:
         Raises:
             NotTaken: the disk refuses; nothing was kept.
         """
+        if self._own is None and self._adopted:
+            # One that is here already, so that a node that restarts again and again does not leave one each time.
+            self._own = self._adopted.pop()
         try:
             await self._run(self._keep, cluster, worker, batches)
         except (InputOutputFailed, *STORE_ERRORS) as error:

@@ -94,6 +94,26 @@ async def test_a_restarted_node_delivers_what_the_old_one_kept(tmp_path: Path) -
         assert (counted["unique_users"], counted["clicks"], counted["complete"]) == (3, 3, True)
 
 
+async def test_a_node_that_restarts_again_and_again_leaves_one_spool(tmp_path: Path) -> None:
+    """What is there is used again, so that neither folders nor open files pile up; old streams only drain."""
+    async with Nodes(tmp_path, workers=1, deadlines=IMPATIENT) as nodes:
+        await away(nodes, events=["a"])
+        for name in ("b", "c"):
+            await nodes.restart_api()
+            await eventually(lambda: kept_on_disk(nodes, name))  # noqa: B023 - called before the next turn
+        left = spools(nodes)
+        await nodes.start_worker("0")
+        await drained(nodes)
+
+        assert len(left) == 1
+        assert (await nodes.json())["unique_users"] == 4
+
+
+async def kept_on_disk(nodes: Nodes, name: str) -> None:
+    answer = await nodes.click(f"{CANARY}-{name}")
+    assert answer.headers.get("X-Durability") == "spool", answer
+
+
 async def test_what_is_under_way_when_the_node_stops_is_kept(tmp_path: Path) -> None:
     """A node that stops while a worker hangs puts what it has into the spool, and answers."""
     patient = Deadlines(delivery_seconds=20, watch_seconds=30, away_seconds=30)
