@@ -298,6 +298,25 @@ async def test_a_file_whose_folder_tells_nothing_is_read_regularly(tmp_path: Pat
         await accepted(cluster)
 
 
+async def test_settings_take_effect_at_once(tmp_path: Path) -> None:
+    """Accepted types, the window and the label of an older system change while the node runs, there and back."""
+    async with Cluster(tmp_path, length_of_time_slice=TEN, cache_ttl_seconds=TTL) as cluster:
+        purchase = f"timestamp={at(0)}&user={user(1)}&event=purchase"
+        before = await cluster.post(purchase)
+        cluster.write(cluster.changed(event_types="any", compat="rt"))
+        await accepted(cluster)
+        taken = await cluster.post(purchase)
+        shown = await cluster.summary(at(0))
+        cluster.write(cluster.changed(max_past_seconds=60))
+        await accepted(cluster)
+        after = [await cluster.post(purchase), await cluster.post(f"timestamp={at(0)}&user={user(1)}&click")]
+
+        assert (before.status, before.problem, before.json["field"]) == (400, "malformed", "event")
+        assert (taken.status, shown) == (204, "unqiue_users,1\nclicks,0\nimpressions,0\npurchase,1\n")
+        assert [(answer.status, answer.problem) for answer in after] == [(400, "malformed"), (422, "outside-window")]
+        assert await cluster.summary(at(0)) == tally(1, 0, 0) + "purchase,1\n"
+
+
 async def test_a_worker_moves_under_load(tmp_path: Path) -> None:
     """A worker gets another URL, there and back, while events are in flight to it: all are taken and counted once."""
     model = Model(first=FIRST, length=TEN)

@@ -150,6 +150,7 @@ async def test_a_question_gives_up_after_its_deadline(cluster: Cluster, hour: in
         assert "worker 2" in answer.json["detail"]
         assert int(answer.headers["Retry-After"]) >= 1
         assert seconds < DEADLINE + 1
+    assert {answer.headers["X-Complete"] for _, answer in (*answers[3:], *after)} == {"false"}
     for shown in (answers[3:], after):
         summary, per_worker, all_slices = (answer.json for _, answer in shown)
         rest = sum(part["unique_users"] for part in parts if part["worker"] != "2")
