@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cluster import FIRST, HOUR, Answer, Cluster
+from tests.support.cluster import FIRST, HOUR, Answer, Cluster, Node
 from tests.support.events import tally, user
 from tests.support.patience import eventually
 
@@ -98,11 +98,16 @@ async def test_the_registry_is_lost_and_rebuilt(tmp_path: Path) -> None:
         newcomer.kill()
         shutil.rmtree(newcomer.data)
         newcomer.launch()
+        await eventually(lambda: listens(cluster, newcomer), seconds=20)
         for api in cluster.api:
             await eventually(lambda api=api: refuses(cluster, NEW + HOUR, api=api), seconds=20)  # type: ignore[misc]
         await tallyslice(cluster, "rebuild")
         await eventually(lambda: taken(cluster, NEW + HOUR, user(1)))
         await eventually(lambda: counted(cluster, NEW, tally(1, 2, 0)))
+
+
+async def listens(cluster: Cluster, node: Node) -> None:
+    assert (await cluster.readiness(node))[0] != 0
 
 
 async def counted(cluster: Cluster, at: float, text: str) -> None:
