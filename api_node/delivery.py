@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from api_node.node_metrics import ApiMetrics
     from api_node.sender import Flight, Parked
-    from api_node.spool_room import SpooledStream, SpoolRoom
+    from api_node.spool_room import SpoolRoom
     from common.logs import Log
     from common.routing import Route, WorkerId
     from common.slices import SliceId
@@ -105,7 +105,7 @@ class Delivery:
         # Since when deliveries, and looks at the worker, get no answer. Apart, because a worker may do one and not
         # the other.
         self._silent: dict[str, float] = {}
-        self._draining: set[bytes] = set()
+        self._drains: set[Drain] = set()
         self._senders: list[Sender[Waiter]] = []
         self._wakes: dict[bytes, asyncio.Event] = {}
         self._waiters: set[Waiter] = set()
@@ -162,10 +162,13 @@ class Delivery:
     def drain_spools(self) -> None:
         """Begin to drain what leads to this worker, where nothing does so yet, and no stream is still filling it."""
         filling = {sender.stream for sender in self._senders if not sender.retired or sender.must_spill}
+        # Asked of the drains: they know the name of a stream that they renumber into before it is in the spool.
+        draining = {stream for drain in self._drains for stream in drain.streams}
         for source in self._room.streams(self._worker):
-            if source.stream not in filling and source.stream not in self._draining:
-                self._draining.add(source.stream)
-                self._tasks.start(f"drain-{self._worker}", self._drain(source))
+            if source.stream not in filling and source.stream not in draining:
+                drain = Drain(source=source, room=self._room, empty_batch=self._empty_batch, log=self._log)
+                self._drains.add(drain)
+                self._tasks.start(f"drain-{self._worker}", self._drain(drain))
 
     def go_away(self) -> None:
         """From now on, until the worker answers, its events go to the spool."""
@@ -311,10 +314,9 @@ class Delivery:
                 spooled.waiter.set_result(spooled)
         await asyncio.sleep(SPILL_PAUSE_SECONDS)
 
-    async def _drain(self, source: SpooledStream) -> None:
+    async def _drain(self, drain: Drain) -> None:
         """Deliver a stream from the spool; a task's body."""
         loop = asyncio.get_running_loop()
-        drain = Drain(source=source, room=self._room, empty_batch=self._empty_batch, log=self._log)
         backoff = BACKOFF_FIRST_SECONDS
         try:
             while not drain.is_done:
@@ -333,14 +335,13 @@ class Delivery:
                     backoff = min(backoff * 2, BACKOFF_MOST_SECONDS)
                     continue
                 backoff = BACKOFF_FIRST_SECONDS
-                self._draining |= drain.streams
             await self._room.remove_drained()
         except STORE_ERRORS as error:
             # What is in memory may be ahead of the disk: begin again with what is there.
             self._log.error("drain_failed", error=error)
             await asyncio.sleep(BACKOFF_MOST_SECONDS)
         finally:
-            self._draining -= drain.streams
+            self._drains.discard(drain)
         self.drain_spools()
 
     def _still_silent(self, what: str, since: float) -> None:
