@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 import lmdb
+from lmdb.verify import VerifyError, verify
 
 from common.errors import InputOutputFailed, TallysliceError
 
@@ -35,6 +36,8 @@ _FILE_MODE = 0o600
 # What LMDB finds wrong with the content of a file, as opposed to what the system refuses.
 _DAMAGE = (
     lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.IncompatibleError,
+    # The binding's iterators pass over an error of their first step; the second finds the transaction lost.
+    lmdb.BadTxnError,
 )  # fmt: skip
 
 
@@ -42,8 +45,8 @@ class Damaged(TallysliceError):
     """A file is not what was written: it cannot be read, or does not belong here."""
 
 
-# What a call on a file may raise when the disk, or the system, refuses.
-STORE_ERRORS = (lmdb.Error, OSError)
+# What a call on a file may raise when the disk, or the system, refuses, or gives back other bytes.
+STORE_ERRORS = (Damaged, lmdb.Error, OSError)
 
 
 class Kind(Enum):
@@ -87,12 +90,17 @@ class LmdbFile:
         """Run ``work`` in a transaction and commit it: on disk when this returns. No change, no write.
 
         Any error but a full map leaves nothing behind, and is the caller's.
+
+        Raises:
+            Damaged: LMDB cannot make sense of what it reads on the way.
         """
         while True:
             try:
                 return self._write(work)
             except lmdb.MapFullError:
                 self._grow()
+            except _DAMAGE as error:
+                raise Damaged(f"{self.path.name} cannot be written: {type(error).__name__}") from error
 
     def read(self, work: Callable[[Txn], T]) -> T:
         """Run ``work`` in a read-only transaction. Only where ``txn`` is not 0: before, there are no databases.
@@ -145,9 +153,17 @@ class LmdbFile:
             )
         except _DAMAGE as error:
             raise Damaged(f"{self.path.name} cannot be opened: {type(error).__name__}") from error
-        self.txn = self._environment.info()["last_txnid"]
+        info = self._environment.info()
+        self.txn = info["last_txnid"]
         if self.txn == 0:
             return
+        if self.path.stat().st_size < (info["last_pgno"] + 1) * self._environment.stat()["psize"] and (
+            damage := damage_of(self.path)
+        ):
+            # LMDB may leave free pages at the end unwritten, hence the second look. But to read one that is gone would
+            # end the process: SIGBUS is what a mapped file has for that.
+            self.close()
+            raise Damaged(f"{self.path.name} was cut short: {damage[0]}")
         try:
             # Handles from a read-only transaction would end with it. This one writes nothing either.
             with self._environment.begin(write=True) as txn:
@@ -165,6 +181,15 @@ class LmdbFile:
         map_bytes = self._environment.info()["map_size"] * 2
         self.close()
         self._open(map_bytes)
+
+
+def damage_of(path: Path) -> list[str]:
+    """What is wrong with the structure of a file that nobody has open; empty if nothing is. Reads all of it."""
+    try:
+        problems: list[str] = verify(os.fspath(path), subdir=False)  # type: ignore[no-untyped-call]
+    except VerifyError as error:
+        problems = [str(error)]
+    return problems
 
 
 def unlink(path: Path) -> None:

@@ -67,6 +67,7 @@ class Outcome(StrEnum):
     WRONG_KEY = "wrong_key"
     NO_SPACE = "no_space"
     QUARANTINED = "quarantined"
+    VERIFYING = "verifying"
     STOPPING = "stopping"
 
 

@@ -7,6 +7,7 @@
         Membership  pins, cluster id
         Registry    its thread; at the worker that hosts it
         Closing     a task that looks for slices that are due
+        Verification    a task that verifies slice files which may be damaged
         ClusterWatch
           Handlers  the HTTP routes
 """
@@ -34,6 +35,7 @@ from common.tasks import Tasks
 from common.web import Health, add_probes, edge_middleware, serve
 from common.wire import WORKER_BODY_BYTES_MAX
 from worker_node.closing import Closing
+from worker_node.failure_mark import FailureMark
 from worker_node.handlers import Handlers
 from worker_node.holdings import Holdings
 from worker_node.identity import DataDirectory
@@ -41,7 +43,10 @@ from worker_node.membership import Membership
 from worker_node.node_metrics import WorkerMetrics
 from worker_node.registry import Registry, RegistryThread
 from worker_node.shelf import SLICES_FOLDER, Shelf, open_files_bound
+from worker_node.space import Space
 from worker_node.totals import Totals
+from worker_node.verification import Verification
+from worker_node.write_list import WriteList
 from worker_node.writer import Writer
 
 
@@ -71,6 +76,8 @@ class Parts:
 
     shelf: Callable[..., Shelf] = Shelf
     registry: Callable[..., Registry] = Registry
+    space: Callable[..., Space] = Space
+    write_list: Callable[..., WriteList] = WriteList
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,12 +131,28 @@ async def open_worker(
     settings = _Settings(config)
     async with AsyncExitStack() as stack:
         directory = stack.enter_context(DataDirectory(folder=place.folder, worker=place.worker))
+        mark = stack.enter_context(FailureMark(folder=place.folder))
+
+        def fail_marked(error: BaseException) -> None:
+            mark.set()
+            fail(error)
+
         totals, holdings = Totals(folder=place.folder), Holdings()
+        space = parts.space(folder=place.folder, log=log)
         shelf = parts.shelf(folder=place.folder / SLICES_FOLDER, open_files_max=open_files_bound())
-        writer = await stack.enter_async_context(Writer(shelf=shelf, totals=totals, holdings=holdings, fail=fail))
+        writer = Writer(
+            shelf=shelf,
+            totals=totals,
+            holdings=holdings,
+            fail=fail_marked,
+            space=space,
+            write_list=parts.write_list(totals=totals, mark=mark),
+            log=log,
+        )
+        await stack.enter_async_context(writer)
         membership = Membership(directory=directory, totals=totals, writer=writer)
         await membership.begin()
-        settled = RegistryThread(registry=parts.registry(folder=place.folder), fail=fail)
+        settled = RegistryThread(registry=parts.registry(folder=place.folder), fail=fail_marked)
         registry = await stack.enter_async_context(settled)
 
         async def ask_judge(running: ClusterConfig | None, proposed: ClusterConfig) -> Verdict:
@@ -148,16 +171,17 @@ async def open_worker(
             membership=membership, holdings=holdings, writer=writer, config=lambda: settings.config, now=now
         )
         tasks.start("closing", closing.run())
+        tasks.start("verification", Verification(writer=writer, log=log).run())
         watch = await stack.enter_async_context(
             ClusterWatch(
                 path=place.cluster_file, running=config, judge=ask_judge, publish=settings.take, log=log, now=now
             )
         )
-        metrics = WorkerMetrics(holdings=holdings, writer=writer)
+        metrics = WorkerMetrics(holdings=holdings, writer=writer, space=space)
         metrics.config_reloads.set_function(lambda: watch.reloads)
         metrics.config_refusals.set_function(lambda: watch.refusals)
         metrics.config_refused.set_function(lambda: watch.refusal is not None)
-        health = Health(reasons=[tasks.reason])
+        health = Health(reasons=[tasks.reason, space.problem])
         app = web.Application(
             middlewares=[edge_middleware(metrics=metrics, log=log)], client_max_size=WORKER_BODY_BYTES_MAX
         )
@@ -169,6 +193,7 @@ async def open_worker(
             totals=totals,
             registry=registry,
             closing=closing,
+            space=space,
             metrics=metrics,
             config=lambda: settings.config,
             token=lambda: settings.token,

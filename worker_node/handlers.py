@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from worker_node.membership import Membership
     from worker_node.node_metrics import WorkerMetrics
     from worker_node.registry import Registry, RegistryThread
+    from worker_node.space import Space
     from worker_node.totals import Totals
     from worker_node.writer import Writer
 
@@ -98,6 +99,7 @@ class Handlers:
         totals: Totals,
         registry: RegistryThread,
         closing: Closing,
+        space: Space,
         metrics: WorkerMetrics,
         config: Callable[[], ClusterConfig],
         token: Callable[[], str | None],
@@ -109,6 +111,7 @@ class Handlers:
         self._totals = totals
         self._registry = registry
         self._closing = closing
+        self._space = space
         self._metrics = metrics
         self._config = config
         self._token = token
@@ -163,7 +166,8 @@ class Handlers:
         """Answer for many slices at once."""
         question = decode(await self._posted(request, MEDIA_TYPE), Question)
         self._membership.require(question.cluster, question.worker)
-        await self._writer.note_claims(question.claims)
+        if self._space.problem() is None:  # else the question is worth more than the number
+            await self._writer.note_claims(question.claims)
         if question.slices is None:
             asked = self._holdings.between(question.after, question.until)
         else:
@@ -211,6 +215,7 @@ class Handlers:
     async def claim(self, request: web.Request) -> web.Response:
         """Propose routes."""
         claim = await self._message(request, Claim)
+        self._space.require()
         door, known = self._closing.door(), self._totals.claims
         settled = await self._ask(lambda registry: registry.claim(claim, known=known, door=door))
         # Kept here too before anybody else can know of it: so a registry file that is set back alone is found out.
@@ -239,9 +244,14 @@ class Handlers:
             cluster=identity.cluster,
             claims=identity.claims,
             pins=identity.pins,
-            routes=tuple(SettledRoute(slice=at, route=found[at].route, number=0) for at in page if at in found),
+            routes=tuple(
+                SettledRoute(slice=at, route=found[at].route, number=0)
+                for at in page
+                if at in found and found[at].route
+            ),
             more=len(asked) > len(page),
-            unreadable=tuple(damaged),
+            # Of a file that was given up the route is not known either.
+            unreadable=tuple(sorted({*damaged, *(at for at in found if not found[at].route)})),
         )
         return _packed(answer)
 
@@ -269,7 +279,7 @@ class Handlers:
         slice_id = _slice(fields)
         found, damaged = await self._writer.look([slice_id])
         if damaged:
-            raise NoAnswer(f"the file of slice {slice_id} is damaged")
+            raise NoAnswer(f"the file of slice {slice_id} is damaged, or being verified")
         held = found.get(slice_id)
         return self._shown(request, fields, Summary(slice=slice_id) if held is None else held.summary)
 

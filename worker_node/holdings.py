@@ -23,6 +23,7 @@ class Holdings:
     def __init__(self, *, summaries_max: int = SUMMARIES_MAX) -> None:
         self._slices: list[SliceId] = []
         self._open: list[SliceId] = []
+        self._quarantined: set[SliceId] = set()
         self._latest: LRUCache[SliceId, Held] = LRUCache(maxsize=summaries_max)
 
     def begin(self, *, open_slices: Iterable[SliceId], closed_slices: Iterable[SliceId]) -> None:
@@ -42,8 +43,13 @@ class Holdings:
 
     @property
     def open_count(self) -> int:
-        """How many slices are not closed."""
+        """How many slices are neither closed nor quarantined."""
         return len(self._open)
+
+    @property
+    def quarantined_count(self) -> int:
+        """How many slices are quarantined."""
+        return len(self._quarantined)
 
     def between(self, after: SliceId | None, until: SliceId | None) -> list[SliceId]:
         """The slices held in ``after < slice <= until``, ascending; None is no bound."""
@@ -52,7 +58,7 @@ class Holdings:
         return self._slices[first:last]
 
     def open_before(self, bound: SliceId) -> list[SliceId]:
-        """The slices below the bound that are not closed, ascending."""
+        """The slices below the bound that are neither closed nor quarantined, ascending."""
         return self._open[: bisect_left(self._open, bound)]
 
     def latest(self, slice_id: SliceId) -> Held | None:
@@ -70,6 +76,12 @@ class Holdings:
     def closed(self, slice_id: SliceId) -> None:
         """The slice has no file any more; its summary stays."""
         _drop(self._open, slice_id)
+
+    def quarantine(self, slice_id: SliceId) -> None:
+        """The file of the slice is damaged: the slice is held, and what it holds is not known."""
+        self._latest.pop(slice_id, None)
+        _drop(self._open, slice_id)
+        self._quarantined.add(slice_id)
 
     def forget(self, slice_id: SliceId) -> None:
         """The slice turned out to hold nothing."""

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from worker_node.holdings import Holdings
+    from worker_node.space import Space
     from worker_node.writer import Writer
 
 
 class WorkerMetrics(Metrics):
     """The metrics of a worker."""
 
-    def __init__(self, *, holdings: Holdings, writer: Writer) -> None:
+    def __init__(self, *, holdings: Holdings, writer: Writer, space: Space) -> None:
         super().__init__()
         registry = self.registry
         self._batches = Counter(
@@ -28,11 +29,14 @@ class WorkerMetrics(Metrics):
         for outcome in Outcome:
             self._batches.labels(outcome.value)
         self._events = Counter("tallyslice_worker_events_applied", "Events of applied batches.", registry=registry)
-        slices = Gauge(
-            "tallyslice_worker_slices", "Slices held, by whether they are closed.", ("state",), registry=registry
-        )
-        slices.labels("open").set_function(lambda: holdings.open_count)
-        slices.labels("closed").set_function(lambda: len(holdings) - holdings.open_count)
+        slices = Gauge("tallyslice_worker_slices", "Slices held, by their state.", ("state",), registry=registry)
+        slices.labels("open").set_function(lambda: holdings.open_count - len(writer.suspects))
+        slices.labels("verifying").set_function(lambda: len(writer.suspects))
+        slices.labels("quarantined").set_function(lambda: holdings.quarantined_count)
+        slices.labels("closed").set_function(lambda: len(holdings) - holdings.open_count - holdings.quarantined_count)
+        Gauge(
+            "tallyslice_worker_free_bytes", "Free bytes on the disk of the data directory.", registry=registry
+        ).set_function(lambda: space.free_bytes)
         Gauge(
             "tallyslice_worker_waiting_events",
             "Events that wait for the writer, or are being written.",

@@ -5,6 +5,11 @@
     <folder>/41.mdb        the file of slice 41
     <folder>/41.mdb-lock   LMDB's lock file beside it
     <folder>/-3.mdb        slices before the first one have negative numbers
+    <folder>/7.mdb.damaged quarantined: what is in it cannot be read, or does not add up
+    <folder>/8.mdb.lost    given up by a person, who renamed it: the slice goes on without it, and is incomplete
+
+A quarantined slice has neither zeros nor a sum, and takes no events: no file is made beside the damaged one. If there
+is an ``N.mdb`` beside it all the same, somebody has put a copy back, and that is what counts.
 
 An open file costs descriptors and address space, so only so many are open; the one used least recently is closed first.
 The shelf belongs to the writer's thread.
@@ -12,6 +17,7 @@ The shelf belongs to the writer's thread.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import resource
 from collections import OrderedDict
@@ -28,7 +34,8 @@ from worker_node.slice_store import SliceStore
 SLICES_FOLDER = "slices"
 OPEN_FILES_MAX = 256  # more slices than that are hardly written at a time
 _OPEN_FILES_MIN = 2
-_NAME = re.compile(r"(-?[0-9]{1,19})\.mdb", re.ASCII)
+DAMAGED, LOST = ".damaged", ".lost"
+_NAME = re.compile(r"(-?[0-9]{1,19})\.mdb(\.damaged|\.lost|)", re.ASCII)
 
 
 def open_files_bound() -> int:
@@ -44,15 +51,23 @@ def _descriptors_used() -> int:
     return sum(1 for _ in Path("/dev/fd").iterdir())
 
 
+class Unverified(Damaged):
+    """The file may be damaged, and is being verified: until that is known, it is not touched."""
+
+
 class Shelf:
     """The slice files in a folder.
 
     Attributes:
-        damaged: slices whose file cannot be read: neither empty nor countable.
+        damaged: slices whose file cannot be read: neither empty nor countable. Set aside under another name.
+        unverified: slices whose file may be damaged.
+        given_up: slices whose damaged file somebody has renamed to be lost, and which have no other.
     """
 
     def __init__(self, *, folder: Path, open_files_max: int, map_bytes: int = MAP_BYTES) -> None:
         self.damaged: set[SliceId] = set()
+        self.unverified: set[SliceId] = set()
+        self.given_up: set[SliceId] = set()
         self._folder = folder
         self._open_files_max = open_files_max
         self._map_bytes = map_bytes
@@ -71,12 +86,15 @@ class Shelf:
             match = _NAME.fullmatch(path.name)
             if match is None:
                 continue
-            slice_id = SliceId(int(match[1]))
+            slice_id, kind = SliceId(int(match[1])), match[2]
             # A file this small never saw a commit.
-            if path.stat().st_size <= UNUSED_BYTES_MAX or slice_id in closed:
+            if slice_id in closed or (not kind and path.stat().st_size <= UNUSED_BYTES_MAX):
                 lmdb_file.unlink(path)
             else:
-                self._slices.add(slice_id)
+                {"": self._slices, DAMAGED: self.damaged, LOST: self.given_up}[kind].add(slice_id)
+        self.damaged -= self._slices
+        self._slices |= self.damaged
+        self.given_up -= self._slices
         lmdb_file.sync_folder(self._folder)
 
     def __contains__(self, slice_id: object) -> bool:
@@ -84,7 +102,7 @@ class Shelf:
 
     @property
     def slices(self) -> frozenset[SliceId]:
-        """The slices that have a file."""
+        """The slices that have a file, be it damaged."""
         return frozenset(self._slices)
 
     @property
@@ -108,7 +126,7 @@ class Shelf:
     def create(self, slice_id: SliceId, *, route: Route, position: int, key_id: bytes) -> SliceStore:
         """Make the file of a slice that has none; its name is durable when this returns."""
         store = SliceStore.create(
-            self._path(slice_id),
+            self.path(slice_id),
             slice_id,
             route=route,
             position=position,
@@ -142,8 +160,25 @@ class Shelf:
         if store is not None:
             store.close()
         self._slices.discard(slice_id)
-        lmdb_file.unlink(self._path(slice_id))
+        lmdb_file.unlink(self.path(slice_id))
         lmdb_file.sync_folder(self._folder)
+
+    def quarantine(self, slice_id: SliceId) -> None:
+        """Set the file of a slice aside, for good."""
+        store = self._open.pop(slice_id, None)
+        if store is not None:
+            store.close()
+        self.damaged.add(slice_id)
+        path = self.path(slice_id)
+        # If the disk refuses that too, it is damaged all the same, and the next start will find it so again.
+        with contextlib.suppress(OSError):
+            path.rename(path.with_name(path.name + DAMAGED))
+            lmdb_file.unlink(path)  # its lock file
+            lmdb_file.sync_folder(self._folder)
+
+    def path(self, slice_id: SliceId) -> Path:
+        """Where the file of a slice is."""
+        return self._folder / f"{slice_id}.mdb"
 
     def close(self) -> None:
         """Close all files."""
@@ -155,10 +190,12 @@ class Shelf:
             return None
         if slice_id in self.damaged:
             raise Damaged(f"the file of slice {slice_id} is damaged")
+        if slice_id in self.unverified:
+            raise Unverified(f"the file of slice {slice_id} is being verified")
         try:
-            store = SliceStore.open(self._path(slice_id), slice_id, map_bytes=self._map_bytes)
+            store = SliceStore.open(self.path(slice_id), slice_id, map_bytes=self._map_bytes)
         except Damaged:
-            self.damaged.add(slice_id)
+            self.quarantine(slice_id)
             raise
         if store is None:
             # Killed within its first commit: the pages are there, the meta page that makes them count is not.
@@ -170,6 +207,3 @@ class Shelf:
             self._open.popitem(last=False)[1].close()
         self._open[store.slice] = store
         return store
-
-    def _path(self, slice_id: SliceId) -> Path:
-        return self._folder / f"{slice_id}.mdb"

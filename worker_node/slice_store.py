@@ -18,6 +18,7 @@ All that a batch changes is one transaction, so a number and what it counted are
 from __future__ import annotations
 
 import os
+import struct
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -113,9 +114,15 @@ class SliceStore:
             return []
         return self._file.read(
             lambda txn: [
-                (name, StreamRecord.from_bytes(stored)) for name, stored in txn.cursor(self._file.database("streams"))
+                (name, _record(self._file, stored)) for name, stored in txn.cursor(self._file.database("streams"))
             ]
         )
+
+    def problems(self) -> list[str]:
+        """What does not add up in the file, although all of it can be read; empty if nothing is wrong."""
+        members = self._file.read(lambda txn: txn.stat(self._file.database("users"))["entries"])
+        counted = self.held.summary.users
+        return [] if members == counted else [f"{members} users are there, {counted} are counted"]
 
     def close(self) -> None:
         """Close the file."""
@@ -165,7 +172,7 @@ class _Application:
     def _receive(self, item: NumberedBatch) -> Decision:
         streams = self._database("streams")
         stored = self._txn.get(item.stream, db=streams)
-        last = None if stored is None else StreamRecord.from_bytes(stored)
+        last = None if stored is None else _record(self._file, stored)
         decision = decide_labelled(self._store.label, last, item)
         if decision.outcome is not Outcome.APPLIED:
             return decision
@@ -226,6 +233,13 @@ class _Application:
         return self._file.database(name)
 
 
+def _record(file: LmdbFile, stored: bytes) -> StreamRecord:
+    try:
+        return StreamRecord.from_bytes(stored)
+    except struct.error as error:
+        raise Damaged(f"{file.path.name} has a stream record that is none") from error
+
+
 def _load(file: LmdbFile, txn: Txn, slice_id: SliceId) -> tuple[Label, Held]:
     meta = file.database("meta")
     stored = txn.get(LABEL, db=meta)
@@ -235,12 +249,15 @@ def _load(file: LmdbFile, txn: Txn, slice_id: SliceId) -> tuple[Label, Held]:
         raise Damaged(f"{file.path.name} has no readable label") from error
     if txn.get(FINGERPRINT, db=meta) != route_fingerprint(label.route, label.position):
         raise Damaged(f"{file.path.name} has a label that does not fit its fingerprint")
-    counts = {key: int.from_bytes(value, "big") for key, value in txn.cursor(file.database("counts"))}
-    users = counts.pop(UNIQUE_USERS, 0)
+    try:
+        counts = {key.decode(): int.from_bytes(value, "big") for key, value in txn.cursor(file.database("counts"))}
+    except UnicodeDecodeError as error:
+        raise Damaged(f"{file.path.name} counts what is no event type") from error
+    users = counts.pop(UNIQUE_USERS.decode(), 0)
     summary = Summary(
         slice=slice_id,
         users=users,
-        counts={key.decode(): count for key, count in counts.items()},
+        counts=counts,
         complete=txn.get(INCOMPLETE, db=meta) is None,
     )
     return label, Held(summary=summary, route=label.route, file=label.file, txn=file.txn)

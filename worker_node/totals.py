@@ -7,6 +7,7 @@
               b"claims"            u64, big-endian: the highest claim number that the worker ever heard of
               b"replaced"          u64, big-endian: the claim number by which this directory took a lost one's place
               b"lost" + slice      msgpack: the route of a slice that the lost one held
+              b"writing" + slice   the boot of the machine, for a slice whose file is being written: see write_list.py
     closed    slice                msgpack: summary, route, file uuid, txn; position, key id
     streams   slice + 16 bytes     a StreamRecord, as in the slice file
 
@@ -36,7 +37,7 @@ from worker_node.receiver import APPLY, CLOSED, Decision, Label, NumberedBatch, 
 FILE_NAME = "totals.mdb"
 DATABASES = {"facts": Kind.MAP, "closed": Kind.MAP, "streams": Kind.MAP}
 
-PINS, CLAIMS, REPLACED, LOST = b"pins", b"claims", b"replaced", b"lost"
+PINS, CLAIMS, REPLACED, LOST, WRITING = b"pins", b"claims", b"replaced", b"lost", b"writing"
 _U64_BYTES = 8
 
 
@@ -124,15 +125,28 @@ class Totals:
 
     def lost_slices(self) -> frozenset[SliceId]:
         """All slices that the directory before this one held."""
+        return frozenset(self._file.read(lambda txn: self._facts_of_slices(txn, LOST)))
 
-        def work(txn: Txn) -> frozenset[SliceId]:
-            cursor = txn.cursor(self._file.database("facts"))
-            if not cursor.set_range(LOST):
-                return frozenset()
-            keys = takewhile(lambda key: key.startswith(LOST), cursor.iternext(keys=True, values=False))
-            return frozenset(_slice_of(key.removeprefix(LOST)) for key in keys)
+    def writing(self) -> dict[SliceId, bytes]:
+        """The slices whose files were noted as being written, each with the boot in which that was."""
+
+        def work(txn: Txn) -> dict[SliceId, bytes]:
+            facts, found = self._file.database("facts"), self._facts_of_slices(txn, WRITING)
+            return {slice_id: txn.get(WRITING + _slice_key(slice_id), b"", db=facts) for slice_id in found}
 
         return self._file.read(work)
+
+    def note_writing(self, begun: Iterable[SliceId], *, ended: Iterable[SliceId], boot: bytes) -> None:
+        """Note which slices' files are being written, and which are not any more; durable when this returns."""
+
+        def work(txn: Txn) -> None:
+            facts = self._file.database("facts")
+            for slice_id in ended:
+                txn.delete(WRITING + _slice_key(slice_id), db=facts)
+            for slice_id in begun:
+                txn.put(WRITING + _slice_key(slice_id), boot, db=facts)
+
+        self._file.write(work)
 
     def closed(self, slice_id: SliceId) -> Held | None:
         """What a closed slice holds; None if it is not closed."""
@@ -186,6 +200,13 @@ class Totals:
             changed = msgspec.structs.replace(found, held=held)
             txn.put(key, _encode(changed), db=self._file.database("closed"))
         return decisions, held
+
+    def _facts_of_slices(self, txn: Txn, prefix: bytes) -> list[SliceId]:
+        cursor = txn.cursor(self._file.database("facts"))
+        if not cursor.set_range(prefix):
+            return []
+        keys = takewhile(lambda key: key.startswith(prefix), cursor.iternext(keys=True, values=False))
+        return [_slice_of(key.removeprefix(prefix)) for key in keys]
 
     def _get(self, txn: Txn, slice_id: SliceId) -> _Closed | None:
         stored = txn.get(_slice_key(slice_id), db=self._file.database("closed"))

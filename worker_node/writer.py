@@ -11,8 +11,15 @@
     receipts, holdings <-- one call back ------+  after the commits
 
 Nothing is delayed to form a group: what arrives while one group is being committed is the next group. A receipt exists
-only after the commit that it speaks of. When anything but a batch's content goes wrong in here the disk is not to be
-trusted any more: ``fail`` is called, which ends the process, and no receipt leaves.
+only after the commit that it speaks of.
+
+What goes wrong in here is one of these::
+
+    there is little room on the disk      every batch is refused until there is more
+    the map of a file is full             it grows, and the transaction is run again (``common/lmdb_file.py``)
+    the file of a slice cannot be read    it is set aside; its slice is refused, all others go on
+    anything else                         the disk is not to be trusted any more: ``fail`` is called, which ends the
+                                          process, and no receipt leaves
 """
 
 from __future__ import annotations
@@ -20,28 +27,34 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import msgspec
 
-from common.errors import Contradicts, InputOutputFailed, SliceClosed, TallysliceError, Unavailable
-from common.lmdb_file import Damaged
+from common.errors import Contradicts, InputOutputFailed, RequestError, SliceClosed, Unavailable
+from common.lmdb_file import STORE_ERRORS, Damaged
 from common.routing import owner_position
 from common.slices import SliceId
 from common.wire import Held, Outcome, Pins, Receipt, SettledRoute
 from worker_node.receiver import Decision, NumberedBatch, decide
 from worker_node.room import Load, Room
+from worker_node.shelf import Unverified
+from worker_node.write_list import WriteList
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
+    from common.logs import Log
     from worker_node.holdings import Holdings
     from worker_node.shelf import Shelf
     from worker_node.slice_store import SliceStore
+    from worker_node.space import Space
     from worker_node.totals import Totals
 
 T = TypeVar("T")
@@ -82,10 +95,23 @@ class Writer:
     """An async context manager: the thread and its files live from its entry to its exit.
 
     All methods but the thread's own are the event loop's.
+
+    Attributes:
+        groups: how many groups were committed.
+        suspects: slices whose file must be verified before it is used; see ``verification.py``.
     """
 
     def __init__(
-        self, *, shelf: Shelf, totals: Totals, holdings: Holdings, fail: Fail, room: Room | None = None
+        self,
+        *,
+        shelf: Shelf,
+        totals: Totals,
+        holdings: Holdings,
+        fail: Fail,
+        room: Room | None = None,
+        space: Space | None = None,
+        write_list: WriteList | None = None,
+        log: Log | None = None,
     ) -> None:
         """Take the parts.
 
@@ -95,18 +121,26 @@ class Writer:
             holdings: told what was committed.
             fail: called, on the thread, with what made it impossible to go on; the product never returns from it.
             room: how much may wait.
+            space: what the disk has; if not given, nobody looks.
+            write_list: which files are being written; also the writer's alone.
+            log: told of damage.
         """
         self.groups = 0
+        self.suspects: set[SliceId] = set()
         self._shelf = shelf
         self._totals = totals
         self._holdings = holdings
         self._fail = fail
+        self._space = space
+        self._write_list = write_list or WriteList(totals=totals)
+        self._log = log
         self._room = room or Room(events_max=WAITING_EVENTS_MAX, bytes_max=WAITING_BYTES_MAX)
         self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._pending: set[asyncio.Future[Any]] = set()
         self._thread = threading.Thread(target=self._serve, name="writer", daemon=True)
         self._opened: Future[tuple[frozenset[SliceId], frozenset[SliceId]]] = Future()
         self._stopping = False
+        self._told: set[SliceId] = set()  # whose damage was told
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> Self:
@@ -119,6 +153,10 @@ class Writer:
         self._thread.start()
         open_slices, closed_slices = await asyncio.wrap_future(self._opened)
         self._holdings.begin(open_slices=open_slices, closed_slices=closed_slices)
+        # The thread is idle until somebody puts a job.
+        self.suspects = set(self._shelf.unverified)
+        for slice_id in sorted(self._shelf.damaged):
+            self._quarantined(slice_id, "it was found so earlier")
         return self
 
     async def __aexit__(
@@ -201,6 +239,14 @@ class Writer:
         """Keep which slices the data directory before this one held; see Totals.lose."""
         await self.run(partial(self._lose, routes, replaced))
 
+    async def verified(self, slice_id: SliceId, *, problem: str | None) -> None:
+        """Use the file of a suspect again, or set it aside if there is a problem with it."""
+        await self.run(partial(self._verified, slice_id, problem))
+
+    def path(self, slice_id: SliceId) -> Path:
+        """Where the file of a slice is."""
+        return self._shelf.path(slice_id)
+
     async def run(self, work: Callable[[], T]) -> T:
         """Run something on the thread, between groups."""
         future: asyncio.Future[T] = self._future()
@@ -232,6 +278,7 @@ class Writer:
             while self._serve_group():
                 pass
             self._shelf.close()
+            self._write_list.end()
             self._totals.close()
         except BaseException as error:  # noqa: BLE001 - the thread's edge: whatever it is, no receipt may follow it
             if not self._opened.done():
@@ -249,8 +296,23 @@ class Writer:
             self._shelf.start(closed=closed)
         except OSError as error:
             raise InputOutputFailed(f"the folder of the slice files cannot be read: errno {error.errno}") from error
+        try:
+            self._begin_writing(closed)
+        except STORE_ERRORS as error:
+            raise InputOutputFailed(f"the data directory cannot be written: {error}") from error
         # What a lost directory held counts as open: it may yet be given a file here.
         self._opened.set_result((self._shelf.slices | self._totals.lost_slices() - closed, closed))
+
+    def _begin_writing(self, closed: frozenset[SliceId]) -> None:
+        given_up = self._shelf.given_up - closed - self._totals.lost_slices()
+        if given_up:
+            # From here on as if a lost directory had held them. The route was in the file; the registry has it.
+            self._totals.lose([SettledRoute(slice=at, route=(), number=0) for at in given_up], replaced=0)
+        self._told = set(self._shelf.damaged)
+        self._write_list.begin()
+        for slice_id in self._write_list.suspects - (self._shelf.slices - self._shelf.damaged):
+            self._write_list.verified(slice_id)  # there is nothing to verify
+        self._shelf.unverified.update(self._write_list.suspects)
 
     def _serve_group(self) -> bool:
         """Wait for a job, take all that queued behind it, and do it.
@@ -281,11 +343,15 @@ class Writer:
         return job is not _STOP
 
     def _commit(self, deliveries: Sequence[_Delivery]) -> None:
+        if self._space is not None and (problem := self._space.problem()):
+            self._refuse(deliveries, Decision(outcome=Outcome.NO_SPACE, detail=problem))
+            return
         by_slice: dict[SliceId, list[tuple[_Delivery, int]]] = {}
         for delivery in deliveries:
             for index, item in enumerate(delivery.items):
                 by_slice.setdefault(item.batch.slice, []).append((delivery, index))
         changed = []
+        self._note_writing(by_slice)
         for slice_id, places in by_slice.items():
             items = [delivery.items[index] for delivery, index in places]
             decisions, held = self._apply(slice_id, items)
@@ -296,30 +362,41 @@ class Writer:
         self._totals.note_claims(max(delivery.claims for delivery in deliveries))
         self._call_back(self._deliver, deliveries, changed)
 
+    def _refuse(self, deliveries: Sequence[_Delivery], refusal: Decision) -> None:
+        for delivery in deliveries:
+            receipts = [_receipt(item, refusal, None) for item in delivery.items]
+            self._call_back(_set_result, delivery.done, receipts)
+
+    def _note_writing(self, slices: Iterable[SliceId]) -> None:
+        """On disk before a file is touched. A slice that is closed, or not trusted, is not going to be written."""
+        untouched = self._shelf.damaged | self._shelf.unverified
+        self._write_list.note(
+            [at for at in slices if at not in untouched and (at in self._shelf or self._totals.closed(at) is None)]
+        )
+
     def _apply(self, slice_id: SliceId, items: Sequence[NumberedBatch]) -> tuple[list[Decision], Held | None]:
         """Decide on the batches of one slice; what is applied is on disk when this returns."""
         try:
             store = self._shelf.get(slice_id)
+            if store is not None:
+                return store.apply(items), store.held
         except Damaged as damage:
-            refusal = Decision(outcome=Outcome.QUARANTINED, detail=str(damage))
-            return [refusal] * len(items), None
+            self._set_aside(slice_id, damage)
+            outcome = Outcome.VERIFYING if isinstance(damage, Unverified) else Outcome.QUARANTINED
+            return [Decision(outcome=outcome, detail=str(damage))] * len(items), None
         decisions: list[Decision] = []
-        if store is None:
-            if self._totals.closed(slice_id) is not None:
-                return self._totals.receive_late(slice_id, items)
-            if self._totals.lost(slice_id) is not None:
-                items = list(map(_regressed, items))
-            # The file is made for the first batch that is to be applied, not for one that is out of order.
-            for item in items:
-                decision = decide(None, item.batch.seq, item.check)
-                if decision.outcome is Outcome.APPLIED:
-                    store = self._create(item)
-                    break
-                decisions.append(decision)
-        if store is None:
-            return decisions, None
-        decisions += store.apply(items[len(decisions) :])
-        return decisions, store.held
+        if self._totals.closed(slice_id) is not None:
+            return self._totals.receive_late(slice_id, items)
+        if self._totals.lost(slice_id) is not None:
+            items = list(map(_regressed, items))
+        # The file is made for the first batch that is to be applied, not for one that is out of order.
+        for at, item in enumerate(items):
+            decision = decide(None, item.batch.seq, item.check)
+            if decision.outcome is Outcome.APPLIED:
+                store = self._create(item)
+                return decisions + store.apply(items[at:]), store.held
+            decisions.append(decision)
+        return decisions, None
 
     def _create(self, first: NumberedBatch) -> SliceStore:
         batch = first.batch
@@ -329,18 +406,20 @@ class Writer:
         found: dict[SliceId, Held | Damaged | None] = {}
         for slice_id in slices:
             try:
-                held = self._shelf.look(slice_id) or self._totals.closed(slice_id)
-                found[slice_id] = held or self._totals.lost(slice_id)
+                found[slice_id] = self._shelf.look(slice_id)
             except Damaged as damage:
+                self._set_aside(slice_id, damage)
                 found[slice_id] = damage
+            else:
+                found[slice_id] = found[slice_id] or self._totals.closed(slice_id) or self._totals.lost(slice_id)
         self._call_back(self._looked, found)
         return found
 
     def _count(self, slice_id: SliceId, user_key: bytes, event_type: str) -> Held:
-        try:
+        if self._space is not None:
+            self._space.require()
+        with self._guarding(slice_id):
             store = self._shelf.get(slice_id)
-        except Damaged as damage:
-            raise Unavailable(str(damage)) from damage
         if store is None:
             if self._totals.closed(slice_id) is not None:
                 raise SliceClosed(f"slice {slice_id} is closed")
@@ -348,19 +427,48 @@ class Writer:
         owner = owner_position(user_key, len(store.label.route))
         if owner != store.label.position:
             raise Contradicts(f"the user key belongs to worker {store.label.route[owner]}", field="user")
-        store.count(user_key, event_type)
+        self._note_writing([slice_id])
+        with self._guarding(slice_id):
+            store.count(user_key, event_type)
         self._call_back(self._holdings.keep, store.held)
         return store.held
 
     def _close(self, slice_id: SliceId) -> None:
+        if self._space is not None and not self._space.allows_closing():
+            return
         try:
             store = self._shelf.get(slice_id)
-        except Damaged:
-            return  # what it holds is not known, so it cannot be summed up
+            streams = [] if store is None else store.streams()
+        except Damaged as damage:
+            self._set_aside(slice_id, damage)  # what it holds is not known, so it cannot be summed up
+            return
         if store is not None:
-            self._totals.close_slice(store.held, store.label, store.streams())
+            self._totals.close_slice(store.held, store.label, streams)
             self._shelf.remove(slice_id)
         self._call_back(self._holdings.closed, slice_id)
+
+    @contextmanager
+    def _guarding(self, slice_id: SliceId) -> Iterator[None]:
+        try:
+            yield
+        except Damaged as damage:
+            self._set_aside(slice_id, damage)
+            raise Unavailable(str(damage)) from damage
+
+    def _set_aside(self, slice_id: SliceId, damage: Damaged) -> None:
+        """A file cannot be read. Nothing of what was being written to it is on disk."""
+        if not isinstance(damage, Unverified) and slice_id not in self._told:
+            if slice_id not in self._shelf.damaged:
+                self._shelf.quarantine(slice_id)
+            self._told.add(slice_id)
+            self._call_back(self._quarantined, slice_id, str(damage))
+
+    def _verified(self, slice_id: SliceId, problem: str | None) -> None:
+        self._shelf.unverified.discard(slice_id)
+        if problem is not None:
+            self._set_aside(slice_id, Damaged(problem))
+        self._write_list.verified(slice_id)
+        self._call_back(self.suspects.discard, slice_id)
 
     def _lose(self, routes: Sequence[SettledRoute], replaced: int) -> None:
         self._totals.lose(routes, replaced=replaced)
@@ -371,7 +479,7 @@ class Writer:
     def _run(self, work: _Work[T]) -> None:
         try:
             result = work.run()
-        except TallysliceError as error:
+        except RequestError as error:
             # An answer to the caller; everything else is the thread's end.
             self._call_back(_set_exception, work.done, error)
         else:
@@ -396,6 +504,11 @@ class Writer:
                 self._holdings.keep(state)
             elif state is None:
                 self._holdings.forget(slice_id)
+
+    def _quarantined(self, slice_id: SliceId, problem: str) -> None:
+        self._holdings.quarantine(slice_id)
+        if self._log is not None:
+            self._log.error("slice_quarantined", slice=slice_id, problem=problem)
 
     def _give_up(self) -> None:
         self._stopping = True

@@ -12,6 +12,7 @@ from common.routing import WorkerId
 from common.wire import MEDIA_TYPE, Envelope, Identity, Join, Pins, encode
 from tests.support.batches import STREAM, a_batch
 from tests.support.cluster import Cluster, Node
+from tests.support.patience import eventually
 from tests.support.ports import PORTS
 
 pytestmark = pytest.mark.e2e
@@ -62,6 +63,10 @@ def twin(cluster, **changes) -> Node:
         "log": cluster.folder / "twin.log",
     }
     return Node(**(same | changes))
+
+
+async def says(node, text):
+    assert text in node.log_text()
 
 
 async def ends(node):
@@ -144,7 +149,7 @@ async def test_what_was_acknowledged_survives_a_kill(cluster):
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux changes the limits of another process")
 async def test_a_disk_that_refuses_ends_the_process_with_70_and_without_a_receipt(cluster):
-    """As on a full disk, the commit fails half-way; what was acknowledged before is there at the next start."""
+    """As on a full disk, the commit fails half-way; what was acknowledged is there at the next start, verified."""
     zero = cluster.worker["0"]
     await cluster.start(zero)
     uuid = await joined(cluster, zero)
@@ -159,12 +164,15 @@ async def test_a_disk_that_refuses_ends_the_process_with_70_and_without_a_receip
     with pytest.raises(aiohttp.ClientError):
         await post(zero, "/batches", envelope(2, 16_384), media_type=MEDIA_TYPE)
     assert await zero.exited() == 70
+    assert (zero.data / "commit-failed").read_bytes() == b"yes\n"
     await cluster.start(zero)
+    await eventually(lambda: says(zero, "event=slice_verified slice=0"))
     await post(zero, "/batches", envelope(2, 20), media_type=MEDIA_TYPE)
 
     answer = await cluster.ask("GET", f"{zero.url}?slice=0")
     assert answer.text == "unique_users,20\nclicks,30\nimpressions,0\n"
     assert "event=data_directory_failed" in zero.log_text()
+    assert (zero.data / "commit-failed").read_bytes() == b"no \n"
 
 
 async def test_a_worker_moves_to_another_port_with_its_data(cluster):

@@ -196,7 +196,7 @@ async def test_a_damaged_slice_is_refused_and_told_and_the_others_go_on(tmp_path
         with pytest.raises(Unavailable):
             await parts.writer.count(SliceId(1), key("w"), "click")
         await parts.writer.close_slices([SliceId(1)])
-        assert (tmp_path / "slices" / "1.mdb").exists()
+        assert [path.name for path in (tmp_path / "slices").glob("1.*")] == ["1.mdb.damaged"]
 
 
 # Closing
