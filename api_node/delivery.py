@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from api_node.drain import Drain
 from api_node.sender import PARKED_EVENTS_MAX, Closed, Done, Moved, Sender, Spooled, TurnedAway, Verdict
-from common.errors import NotTaken, PeerAway, PeerError, WireError
+from common.errors import NoAnswer, NotTaken, PeerAway, PeerError, WireError
 from common.lmdb_file import STORE_ERRORS
 from common.wire import STREAM_BYTES
 
@@ -298,8 +298,9 @@ class Delivery:
             await self._wakes[sender.stream].wait()
             self._wakes[sender.stream].clear()
             return
-        if self._room.refusal() is not None:
+        if self.is_away and self._room.refusal() is not None:
             # Full, or turned off: they stay in the queue, and its bound, until there is room or the worker is back.
+            # Then they follow their lower numbers in, or those would never get out: it drains when this stream is done.
             await asyncio.sleep(BACKOFF_MOST_SECONDS)
             return
         try:
@@ -336,8 +337,9 @@ class Delivery:
                     continue
                 backoff = BACKOFF_FIRST_SECONDS
             await self._room.remove_drained()
-        except STORE_ERRORS as error:
-            # What is in memory may be ahead of the disk: begin again with what is there.
+        except (NoAnswer, *STORE_ERRORS) as error:
+            # The route of a damaged record is not known right now; or what is in memory may be ahead of the disk.
+            # Begin again with what is there.
             self._log.error("drain_failed", error=error)
             await asyncio.sleep(BACKOFF_MOST_SECONDS)
         finally:
