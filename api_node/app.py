@@ -151,6 +151,8 @@ class ApiNode:
                 names=(),
                 kinds=b"",
                 users=b"",
+                # Where this is applied, the events that it stands for were acknowledged and are lost.
+                regressed=True,
             )
 
         self._workers = WorkerPool(

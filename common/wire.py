@@ -78,7 +78,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         seq: counts from 1 without gaps per (stream, slice).
         route: the settled route of the slice.
         key_id: names the slice key that made ``users``.
-        regressed: the sender knows that this worker lost acknowledged data of the slice.
+        regressed: the sender knows that acknowledged data of the slice is lost, mostly at this worker.
     """
 
     slice: SliceId
