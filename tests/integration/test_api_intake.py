@@ -97,6 +97,22 @@ async def test_what_is_no_event_is_refused(
         assert await nodes.metric(f'tallyslice_events_total{{outcome="{refusal[1]}"}}') in (0, 1)
 
 
+async def test_a_name_does_not_end_at_a_hash(tmp_path: Path) -> None:
+    """Behind a # that was not escaped nothing can be read, so a#1 and a#2 would be one user: neither is taken."""
+    async with Nodes(tmp_path, workers=1) as nodes:
+        for name in (f"{CANARY}#1", f"{CANARY}#"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", nodes.api["0"].node.port)
+            query = f"timestamp={FIRST}&click&user={name}"
+            writer.write(f"POST /analytics?{query} HTTP/1.0\r\nContent-Length: 0\r\n\r\n".encode())
+            answer = await reader.read()
+            writer.close()
+            assert b" 400 " in answer
+            assert b"%23" in answer
+            assert CANARY.encode() not in answer
+        assert (await nodes.click(f"{CANARY}%231")).status == 202
+        assert await nodes.summary() == tally(1, 1, 0)
+
+
 async def test_a_body_in_chunks_is_held_to_the_same_bound(tmp_path: Path) -> None:
     async with Nodes(tmp_path) as nodes, aiohttp.ClientSession() as session:
 
