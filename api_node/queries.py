@@ -107,9 +107,11 @@ class Queries:
         Raises:
             NoAnswer: a worker does not answer in time.
         """
-        found_all = await self._lists_all_named(partial=partial)
         links = list(self._workers.links.values())
         found = await asyncio.gather(*(self._try(self._all_of(link, until), partial=partial) for link in links))
+        # Asked when they have answered: the registry's worker is among them, so by now this node has heard of every
+        # claim that was settled before the question.
+        found_all = await self._lists_all_named(partial=partial)
         answered = {link.worker for link, held in zip(links, found, strict=True) if held is not None}
         by_slice: dict[SliceId, list[Held]] = {}
         for held_by_worker in found:
