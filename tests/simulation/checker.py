@@ -90,7 +90,9 @@ def _check_part(world: World, worker: WorkerId, slice_id: SliceId, summary: Summ
     told = [one for one in batches if one.fate in (Fate.COUNTED, Fate.SPOOLED)]
     unknown = [one for one in batches if one.fate is Fate.UNKNOWN]
     if (worker, slice_id) in world.given_up:
-        _check_given_up(summary, told, unknown, since=world.given_up[worker, slice_id], where=where)
+        # Set back as well: then nothing is certain to be there.
+        since = world.step if worker in world.replaced else world.given_up[worker, slice_id]
+        _check_given_up(summary, told, unknown, since=since, where=where)
         return
     if worker in world.replaced:
         noticed = _should_have_noticed(world, worker, slice_id, told)

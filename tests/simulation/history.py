@@ -261,6 +261,9 @@ class History(World):
         machine = self._one([it for it in self.machines.values() if self.backups.get(it.worker)])
         if machine is None or machine.worker in self._aside:
             return
+        if machine.hosts_registry and self._registry_set_back:
+            # Both files at once: not solved, see ``plans.FAULTS``.
+            return
         self.worker_died(machine)
         backup = self.random.choice(self.backups[machine.worker])
         self._note_lost(machine.worker, backup)
@@ -282,7 +285,7 @@ class History(World):
     def old_registry(self) -> None:
         """The registry's file is replaced by an older one, or is gone."""
         host = self.machines[PINS.registry]
-        if host.worker in self._aside:
+        if host.worker in self._aside or host.worker in self.replaced:
             return
         self.worker_died(host)
         backups = [it[REGISTRY] for it in self.backups.get(host.worker, [])]
@@ -326,12 +329,8 @@ class History(World):
         self.say("everything heals")
         self._restore()
         for _ in range(HEALING_ROUNDS_MAX):
+            self._carry_all()
             self.now += HEALING_SECONDS
-            while self.requests or self.replies:
-                if self.requests and (not self.replies or self.random.random() < 0.5):
-                    self.arrive()
-                else:
-                    self.reply_arrives()
             wanting = [it for it in self.ledger.keyed if not it.acknowledged and not it.ended]
             busy = [link for link in self.links() if not link.is_idle]
             if not wanting and not busy:
@@ -347,6 +346,14 @@ class History(World):
                 f"does not heal: {len(busy)} links still have something to deliver, {len(wanting)} events are open"
             )
         self._last_copies()
+
+    def _carry_all(self) -> None:
+        """Whatever is on its way arrives, in any order."""
+        while self.requests or self.replies:
+            if self.requests and (not self.replies or self.random.random() < 0.5):
+                self.arrive()
+            else:
+                self.reply_arrives()
 
     def _restore(self) -> None:
         self.knows = tuple(it for it in self.knows if it != "lost claims")
@@ -393,6 +400,8 @@ class History(World):
 
     def _note_lost(self, worker: WorkerId, backup: dict[str, Content]) -> None:
         """Which streams had something acknowledged that is not in the backup: if they go on, they must notice."""
+        for place in [it for it in self.lost if it[0] == worker]:
+            del self.lost[place]
         acknowledged = Counter(
             (one.slice, one.stream)
             for one in self.ledger.waiters

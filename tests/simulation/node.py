@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 LOOP = SimLoop()
 TTL_SECONDS = 1.0
+PATIENCE_SECONDS = 3.0  # for a reply, or an answer
 ROUTE_SECONDS = 0.05  # on the loop's clock: a call to the registry, and no second one
 PIECE_BYTES = 200  # read from the spool at once: a batch or two, so that its pages are turned
 
@@ -49,6 +50,7 @@ class Request:
     sender: Sender[Any]
     flight: Flight[Any]
     body: bytes
+    sent_at: float
     drain: Drain | None = None
 
     @property
@@ -66,6 +68,7 @@ class Asked:
     slice: SliceId
     watcher: Watcher
     least: Mapping[str, int]
+    asked_at: float
     answer: Held | None = None
     is_answered: bool = False
 
@@ -201,7 +204,7 @@ class Link:
                 spooled=drain is not None,
             )
         )
-        request = self.in_flight[sender] = Request(self, node.life, sender, flight, body, drain)
+        request = self.in_flight[sender] = Request(self, node.life, sender, flight, body, node.world.now, drain)
         return request
 
     def _spill(self, sender: Sender[Waiter]) -> None:

@@ -21,7 +21,7 @@ from tests.simulation.faults import Faults, Killed
 from tests.simulation.ledger import Event, Fate, Ledger, Waiter
 from tests.simulation.machine import Machine
 from tests.simulation.memory_file import Content
-from tests.simulation.node import TTL_SECONDS, Asked, Link, Node, Request
+from tests.simulation.node import PATIENCE_SECONDS, TTL_SECONDS, Asked, Link, Node, Request
 from tests.simulation.parts import Parts
 from tests.simulation.plans import CONFIGS, PINS, SECRET, WORKERS, Scale
 
@@ -279,6 +279,9 @@ class World:
         request, body = self.replies.pop(index)
         if not request.is_awaited:
             return
+        if self.now - request.sent_at > PATIENCE_SECONDS:
+            self.time_out(request)
+            return
         self.say(f"reply to {self.name(request.sender.stream)}")
         try:
             request.link.answered(request, body)
@@ -392,12 +395,14 @@ class World:
             link = node.links.get(worker)
             if link is None:
                 continue
-            least = self.least(node, worker, slice_id)
             held = link.cache.get(slice_id)
             if held is not None:
+                # What others took may be missing for as long as an answer may be on its way, and then be remembered.
+                least = self.least(node, worker, slice_id, others_before=self.now - TTL_SECONDS - PATIENCE_SECONDS)
                 self.check_at_least(node, worker, slice_id, held.summary.counts, least)
             else:
-                self.asked.append(Asked(link, node.life, slice_id, link.cache.watch(slice_id), least))
+                least = self.least(node, worker, slice_id, others_before=self.now)
+                self.asked.append(Asked(link, node.life, slice_id, link.cache.watch(slice_id), least, self.now))
 
     def answer(self, index: int) -> None:
         """A question reaches its worker, or the answer the node.
@@ -409,7 +414,8 @@ class World:
         link = asked.link
         machine = self.machines[link.worker]
         pinned = link.node.membership.pins.workers[link.worker]
-        if link.node.life != asked.life or not machine.is_up or machine.uuid != pinned:
+        too_late = self.now - asked.asked_at > PATIENCE_SECONDS
+        if too_late or link.node.life != asked.life or not machine.is_up or machine.uuid != pinned:
             self.asked.pop(index)
             link.cache.drop(asked.watcher)
             return
@@ -422,15 +428,15 @@ class World:
         held = link.cache.answered(asked.watcher, asked.slice, asked.answer)
         self.check_at_least(link.node, link.worker, asked.slice, held.summary.counts, asked.least)
 
-    def least(self, node: Node, worker: WorkerId, slice_id: SliceId) -> dict[str, int]:
-        """What an answer of this node must have at least: what it acknowledged itself, and others a while ago."""
+    def least(self, node: Node, worker: WorkerId, slice_id: SliceId, *, others_before: float) -> dict[str, int]:
+        """What an answer of this node must have at least: what it acknowledged itself, and others before a time."""
         counts: dict[str, int] = {}
         if worker in self.replaced or worker in self.renewed:
             return counts
         for batch in self.ledger.waiters:
             if batch.slice != slice_id or batch.worker != worker or batch.fate is not Fate.COUNTED:
                 continue
-            if (batch.node, batch.life) == (node.name, node.life) or batch.at + TTL_SECONDS <= self.now:
+            if (batch.node, batch.life) == (node.name, node.life) or batch.at <= others_before:
                 for event in batch.events:
                     if event.id_key is None:
                         counts[event.type] = counts.get(event.type, 0) + 1
