@@ -33,9 +33,9 @@ CONFIGS = tuple(
 WHOLE = CONFIGS[0]
 PINS = pins_of(WHOLE)
 
-# Each with the share of the histories that know it. One combination is left out, because it is not solved: the registry's
-# file *and* the worker's totals.mdb beside it go back in time together, and an API node that has not heard of the newest
-# claims asks for a route before those who have. Then a slice is settled twice, which ``registry rebuild`` would report.
+# Each with the share of the histories that know it. One combination is left out, because it is not solved: the file of
+# the registry *and* the totals.mdb beside it go back in time together, and an API node that has not heard of the newest
+# claims asks for a route before those who have. Then a slice is settled twice; ``registry rebuild`` would report it.
 FAULTS = {
     "time-outs": 0.5,
     "copies": 0.5,

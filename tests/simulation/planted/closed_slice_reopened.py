@@ -13,10 +13,11 @@ from worker_node.receiver import Decision, NumberedBatch
 
 
 class Reopens(InlineWriter):
-    """Only looks whether there is a file, not whether there was one."""
+    """Only looks whether there is a file, and not why there is none."""
 
     def _apply(self, slice_id: SliceId, items: Sequence[NumberedBatch]) -> tuple[list[Decision], Held | None]:
-        if self._shelf.get(slice_id) is None and items[0].batch.seq == 1:
+        closed = self._totals.closed(slice_id) is not None
+        if closed and self._shelf.get(slice_id) is None and items[0].batch.seq == 1:
             self._create(items[0])
         return super()._apply(slice_id, items)
 
