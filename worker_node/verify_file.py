@@ -1,11 +1,13 @@
 """``python -m worker_node.verify_file FILE``: is the file of a slice, which nobody has open, as it was written?
 
-Exit code 0 if it is; 1 if it is not, with what is wrong on standard output; anything else: that cannot be told.
+Exit code 0 if it is; 3 if it is not, with what is wrong on standard output; anything else (Python itself leaves with 1
+and 2): that cannot be told.
 A process of its own, at the lowest priority: it reads every page of the file, in Python.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ from common.lmdb_file import Damaged, damage_of
 from common.slices import SliceId
 from worker_node.slice_store import SliceStore
 
-SOUND, DAMAGED = 0, 1
+SOUND, DAMAGED = 0, 3
 _LEAST_PRIORITY = 19
 _PROBLEMS_MAX = 5  # the first one tells the most
 
@@ -39,7 +41,12 @@ def problems_of(path: Path) -> list[str]:
 def main() -> int:
     """Verify the file that the command line names."""
     os.nice(_LEAST_PRIORITY)
-    problems = problems_of(Path(sys.argv[1]))
+    try:
+        problems = problems_of(Path(sys.argv[1]))
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        problems = ["the disk cannot read it"]
     sys.stdout.write("".join(f"{text}\n" for text in problems[:_PROBLEMS_MAX]))
     return DAMAGED if problems else SOUND
 

@@ -35,8 +35,10 @@ from tests.support.events import CANARY
 from tests.support.patience import eventually
 from tests.support.ports import PORTS
 from tests.support.proxy import Exchange
-from worker_node.app import Place, open_worker
+from worker_node.app import Parts, Place, open_worker
 from worker_node.closing import Closing
+
+PARTS = Parts()
 
 QUICK = Deadlines(delivery_seconds=0.6, question_seconds=0.4, route_seconds=0.4, watch_seconds=0.1)
 """Long enough for a busy machine to answer, short enough to wait for in a test."""
@@ -210,8 +212,10 @@ class Nodes:
         for api in self.api:
             await self.start_api(api)
 
-    async def start_worker(self, name: str, *, file: Path | None = None, data: Path | None = None) -> None:
-        """Start a worker; on the data folder of another, or by another file, if a test wants that."""
+    async def start_worker(
+        self, name: str, *, file: Path | None = None, data: Path | None = None, parts: Parts = PARTS
+    ) -> None:
+        """Start a worker; on the data folder of another, by another file, or with other parts, if a test wants that."""
         worker = self.worker[name]
         assert worker.life is None
 
@@ -221,7 +225,7 @@ class Nodes:
         place = Place(worker=WorkerId(name), cluster_file=file or self.file, folder=data or worker.data)
         async with AsyncExitStack() as life:
             opened = await life.enter_async_context(
-                open_worker(place, log=self.log(f"worker-{name}"), fail=fail, now=self.now)
+                open_worker(place, log=self.log(f"worker-{name}"), fail=fail, now=self.now, parts=parts)
             )
             await _listen(life, opened.app, worker.node.port)
             worker.closing = opened.closing

@@ -7,10 +7,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.logs import Log
 from worker_node.holdings import Holdings
 from worker_node.room import Room
 from worker_node.shelf import Shelf
+from worker_node.space import Space
 from worker_node.totals import Totals
+from worker_node.write_list import WriteList
 from worker_node.writer import Writer
 
 
@@ -36,10 +39,23 @@ async def writing(
     fail: Callable[[BaseException], None] = no_failure,
     room: Room | None = None,
     make_shelf: Callable[..., Shelf] = Shelf,
+    make_totals: Callable[..., Totals] = Totals,
     open_files_max: int = 2,
+    space: Space | None = None,
+    write_list: Callable[[Totals], WriteList] | None = None,
+    log: Log | None = None,
 ) -> AsyncIterator[Parts]:
     """A writer at work in the folder."""
     shelf = make_shelf(folder=folder / "slices", open_files_max=open_files_max)
-    totals, holdings = Totals(folder=folder), Holdings()
-    async with Writer(shelf=shelf, totals=totals, holdings=holdings, fail=fail, room=room) as writer:
+    totals, holdings = make_totals(folder=folder), Holdings()
+    async with Writer(
+        shelf=shelf,
+        totals=totals,
+        holdings=holdings,
+        fail=fail,
+        room=room,
+        space=space,
+        write_list=write_list and write_list(totals),
+        log=log,
+    ) as writer:
         yield Parts(writer=writer, shelf=shelf, totals=totals, holdings=holdings)
