@@ -306,7 +306,7 @@ class ApiNode:
         """What people should know, beyond whether the node is ready."""
         links = self._workers.links.values()
         found = [*self.health.problems(), self._membership.problem, self._routes.registry_problem]
-        found += [link.refusal for link in links]
+        found += [link.refusal or link.trouble for link in links]
         return [text for text in dict.fromkeys(found) if text]
 
 

@@ -49,6 +49,10 @@ CONNECTIONS_MAX = 4096
 _CONNECTIONS_MIN = 4
 DESCRIPTORS_WANTED = 16_384  # four times the connections; shells give 1,024 for the sake of select(), used nowhere here
 
+NO_HTTP = (
+    "this is no HTTP request, a line of it is too long, or its URL has characters that are written as %XX there,"
+    " such as a space or what is not ASCII"
+)
 METRICS = web.AppKey("metrics", Metrics)
 
 
@@ -201,7 +205,7 @@ class Connection(web.RequestHandler):
             raise ConnectionError(text)
         if status == HTTPStatus.BAD_REQUEST:
             self._listener.ended("not_http")
-            answer = problem_response(Malformed("this is no HTTP request, or a line of it is too long"))
+            answer = problem_response(Malformed(NO_HTTP))
         else:
             answer = problem_response(OtherProblem.of(status))
         answer.force_close()

@@ -93,6 +93,8 @@ def _plain_errors(_: object, __: str, line: MutableMapping[str, Any]) -> Mutable
     for name, value in line.items():
         if isinstance(value, BaseException):
             line[name] = _short(describe(value))
+        elif isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value):
+            line[name] = _short("; ".join(value))
         elif isinstance(value, (str, list, tuple, set, frozenset, dict)):
             line[name] = _short(str(value))
     return line

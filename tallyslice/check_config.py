@@ -59,6 +59,8 @@ def _settings(config: ClusterConfig) -> Table:
         ("max-future-seconds", config.max_future_seconds),
         ("max-past-seconds", "any" if config.max_past_seconds is None else config.max_past_seconds),
         ("max-slices", config.max_slices),
+        ("spool-max-bytes", config.spool_max_bytes),
+        ("spool-max-age-seconds", config.spool_max_age_seconds),
         ("secret-file", config.secret_file),
         ("internal-token-file", config.internal_token_file or "none"),
         ("compat", config.compat or "none"),

@@ -56,6 +56,11 @@ class Ended:
     code: int
     asked: bool
 
+    @property
+    def well(self) -> bool:
+        """Whether it was told to stop, and did; while it still starts, SIGTERM ends it without more ado."""
+        return self.asked and self.code in (0, -signal.SIGTERM)
+
     def __str__(self) -> str:
         """What happened, in words."""
         if self.code >= 0:

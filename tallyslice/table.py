@@ -122,11 +122,11 @@ def live_table(view: View, *, height: int) -> RenderableType:
     shown = view.rows[-room:]
     older = len(view.rows) - len(shown)
     table = Table(
-        "Slice", "Start (UTC)", "Users", "Clicks", "Impressions", "Workers", "Events/s",
+        "Slice", "Start (UTC)", "Users", "Clicks", "Impressions", "Workers", "New/s",
         caption="; ".join(_notes(view, older)) or None,
         caption_justify="left",
     )  # fmt: skip
-    for column in ("Slice", "Users", "Clicks", "Impressions", "Events/s"):
+    for column in ("Slice", "Users", "Clicks", "Impressions", "New/s"):
         next(one for one in table.columns if one.header == column).justify = "right"
     for row in shown:
         counts = row.summary.counts

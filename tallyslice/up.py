@@ -9,7 +9,11 @@
 from __future__ import annotations
 
 import shlex
+import signal
+import sys
+from collections.abc import Sequence
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 
 import aiohttp
@@ -19,6 +23,7 @@ from rich.console import Console
 
 from common.errors import PeerAway
 from common.judge import show_route
+from common.routing import RoutingEntry
 from common.slices import SECOND, Micros, format_instant
 from tallyslice.cluster import ClusterFolder, open_folder, start_nodes, until_ready
 from tallyslice.feed import RATE, SECONDS, FeedOrder, feed_and_check, now, rate_option, seconds_option, seed_option
@@ -100,16 +105,21 @@ class _Run:
                         await self._tell_what_to_try()
                         await interrupts.finish.wait()
                 self._console.print("Stopping the nodes.")
-        self._console.print(f"Stopped. `tallyslice up --data {_shown(self._folder.path)}` goes on from here.")
-        return 0 if held and not any(ended.asked and ended.code for ended in processes.ended) else 1
+        self._console.print(f"Stopped. `{self._again()}` goes on from here.", soft_wrap=True)
+        return 0 if held and not any(ended.asked and not ended.well for ended in processes.ended) else 1
+
+    def _again(self) -> str:
+        """The command that goes on with this run, as it can be typed without the environment being active."""
+        command = _shown(Path(sys.executable).with_name("tallyslice"))
+        return shlex.join((str(command), "up", "--data", str(_shown(self._folder.path))))
 
     def _tell_ready(self, node: Node) -> None:
         self._console.print(f"  {node.name:<10} ready  {node.url}")
 
     def _tell_end(self, ended: Ended) -> None:
-        if ended.asked and ended.code == 0:
+        if ended.well:
             return
-        if ended.asked and ended.code < 0:
+        if ended.asked and ended.code == -signal.SIGKILL:
             what = f"{ended.node.name} did not stop within {STOP_SECONDS:g} s of SIGTERM and was KILLED"
         else:
             what = str(ended) if ended.asked else f"{ended} and is not started again"
@@ -149,9 +159,15 @@ Logs are in {_shown(self._folder.path / "logs")}; Ctrl-C stops every node.""",
                 clock = None
         if clock is None:
             return f'For example, add an entry to "routing" that sends a later slice to {show_route(workers[-1:])}.'
-        at = clock.slice_at(Micros(now() + EDIT_SECONDS * SECOND)) + 1
+        at = without_entry(self._folder.config.routing, clock.slice_at(Micros(now() + EDIT_SECONDS * SECOND)) + 1)
         entry = f'{{ "slice": {at}, "nodes": {show_route(workers[-1:])} }}'
         return f'For example, add {entry} to "routing": it takes effect at {format_instant(clock.start(at))}.'
+
+
+def without_entry(entries: Sequence[RoutingEntry], at: int) -> int:
+    """The first slice from ``at`` on that the routing does not name: a second entry for one would be refused."""
+    taken = {entry.slice for entry in entries}
+    return next(slice_id for slice_id in count(at) if slice_id not in taken)
 
 
 def _shown(path: Path) -> Path:

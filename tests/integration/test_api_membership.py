@@ -270,7 +270,9 @@ async def test_a_node_that_has_joined_goes_on_without_the_registry(tmp_path: Pat
         assert is_not_taken(refused), refused
         assert refused.headers["Retry-After"] == "1"
         assert (await nodes.get(f"?timestamp={NEW}")).problem == "no-answer"
-        assert "cannot reach the registry" in str((await nodes.state())["problems"])
+        problems = (await nodes.state())["problems"]
+        assert "cannot reach the registry" in str(problems)
+        assert any(nodes.worker["0"].url in text for text in problems)
 
         await nodes.start_worker("0")
         await eventually(lambda: taken(nodes, NEW))

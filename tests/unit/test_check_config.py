@@ -58,6 +58,8 @@ def test_every_setting_of_a_file_is_shown(run, file):
     assert ("first-slice", '"system": when the cluster first starts') in shown
     assert ("close-after-seconds", "5") in shown
     assert ("max-past-seconds", "60") in shown
+    assert ("spool-max-bytes", "1073741824") in shown
+    assert ("spool-max-age-seconds", "86400.0") in shown or ("spool-max-age-seconds", "86400") in shown
     assert ("compat", "rt") in shown
     assert ("event-types", "any") in shown
 

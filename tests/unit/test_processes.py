@@ -113,6 +113,21 @@ async def test_a_node_that_does_not_leave_is_killed_in_time(stage: Stage) -> Non
     assert str(stage.ended[0]) == "stubborn was ended by SIGKILL"
 
 
+async def test_a_node_that_is_told_to_stop_while_it_starts_stopped_well(stage: Stage) -> None:
+    """SIGTERM ends it before it can say what is to happen instead; that is no cause for alarm."""
+    starting = stage.node("starting", "import signal\nprint('ready', flush=True)\nwhile True: signal.pause()")
+
+    async with stage.processes() as processes:
+        await processes.start([starting])
+        await stage.ready(starting)
+
+    (ended,) = stage.ended
+    assert ended == Ended(node=starting, code=-signal.SIGTERM, asked=True)
+    assert ended.well
+    assert not Ended(node=starting, code=-signal.SIGTERM, asked=False).well
+    assert not Ended(node=starting, code=-signal.SIGKILL, asked=True).well
+
+
 async def test_a_node_that_ends_by_itself_is_reported_with_the_end_of_its_log(stage: Stage) -> None:
     """Its exit code, that nobody asked, and the last lines of both of its outputs."""
     code = "import sys\nfor n in range(99): print(n, flush=True)\nprint('why', file=sys.stderr); sys.exit(70)"

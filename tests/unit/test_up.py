@@ -12,8 +12,11 @@ import click
 import pytest
 
 from common.errors import ConfigRefused, PortInUse
+from common.routing import RoutingEntry, WorkerId
+from common.slices import SliceId
 from tallyslice.cluster import open_folder
 from tallyslice.ports import check_ports
+from tallyslice.up import without_entry
 from tests.support.ports import PORTS
 
 NOON = datetime.fromisoformat("2017-05-20T12:00:00+00:00")
@@ -127,3 +130,10 @@ def test_free_ports_pass(ports: list[int]) -> None:
     check_ports([("worker-0", f"http://localhost:{ports[0]}/worker")])
 
     check_ports([("worker-0", f"http://127.0.0.1:{ports[0]}/worker")])
+
+
+def test_the_example_of_an_edit_is_none_that_would_be_refused() -> None:
+    """A slice may have one entry, and the file of testrun.sh has some for the first few."""
+    entries = [RoutingEntry(slice=SliceId(at), nodes=(WorkerId("a"),)) for at in (0, 1, 2, 3, 9)]
+
+    assert [without_entry(entries, at) for at in (-1, 2, 3, 5, 9)] == [-1, 4, 4, 5, 10]

@@ -265,6 +265,7 @@ HEAD = f"POST /0?user={CANARY}".encode()
         (HEAD + b" HTTP/1.1", b"Host: x", f"Not a header {CANARY}".encode(), b"", b""),
         (HEAD + b" HTTP/1.1", b"Host: x", f"X-Name: {CANARY * 1000}".encode(), b"", b""),
         (HEAD + b"\x01 HTTP/1.1", b"Host: x", b"", b""),
+        (HEAD + "ż HTTP/1.1".encode(), b"Host: x", b"", b""),
     ],
 )
 async def test_what_is_not_http_is_not_quoted(lines: tuple[bytes, ...]) -> None:
@@ -274,6 +275,7 @@ async def test_what_is_not_http_is_not_quoted(lines: tuple[bytes, ...]) -> None:
 
     assert b" 400 " in answer.splitlines()[0]
     assert b"urn:tallyslice:problem:malformed" in answer
+    assert b"written as %XX" in answer  # curl sends a URL as it was typed
     assert CANARY[:6].encode() not in answer
     assert CANARY not in place.log.getvalue()
 
