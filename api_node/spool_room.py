@@ -134,8 +134,11 @@ class SpoolRoom:
 
     async def remove_drained(self) -> None:
         """Remove adopted spools that are empty; nothing is ever put into them again."""
-        for locked in [one for one in self._adopted if one.spool.is_empty]:
+        empty = [one for one in self._adopted if one.spool.is_empty]
+        for locked in empty:
+            # All of them before anybody else has a turn, who would find them too.
             self._adopted.remove(locked)
+        for locked in empty:
             await self._run(_leave, locked)
 
     async def routes(self) -> dict[SliceId, Route | None]:
@@ -210,8 +213,14 @@ class SpoolRoom:
         if locked is None:  # pragma: no cover - nobody else knows the name yet
             message = f"the new spool {folder.name} is locked already"
             raise InputOutputFailed(message)
-        locked.spool.open()
-        sync_folder(folder)
+        try:
+            locked.spool.open()
+            sync_folder(folder)
+        except BaseException:
+            # On a full disk this is tried every second: nothing may be left of it.
+            locked.spool.close()
+            _remove(locked)
+            raise
         return locked
 
     def _find(self, cluster: str) -> list[_Locked]:
