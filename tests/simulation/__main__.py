@@ -41,9 +41,14 @@ def _tell_one(seed: int, planted: str | None) -> int:
 def _run(histories: int, seed: int, jobs: int, planted: str | None) -> int:
     started = time.monotonic()
     so_far = Report()
+    told: set[int] = set()
 
     def tell(report: Report) -> bool:
         nonlocal so_far
+        for one in [one for one in report.broken if one.seed not in told]:
+            # At once: a long run may be stopped before its end.
+            told.add(one.seed)
+            click.echo(f"\nbroken: --only {one.seed}: {one.broken}")
         so_far = report
         rate = report.histories / (time.monotonic() - started)
         left = (histories - report.histories) / rate

@@ -56,6 +56,8 @@ def run(seed: int, *, parts: Parts = SHIPPED, scale: Scale = SMALL, trace: list[
         check(history)
     except Broken as error:
         broken = str(error)
+    except Killed:
+        broken = "somebody died, and nobody saw it: a fault of the simulation"
     except Exception as error:  # noqa: BLE001 - whatever a part raises here is as bad as a wrong sum, and needs its seed
         broken = f"{type(error).__name__}: {error}"
         if trace is not None:

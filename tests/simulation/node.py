@@ -409,9 +409,9 @@ class Node:
     async def _routes_held(self, slices: Sequence[SliceId]) -> dict[SliceId, Route]:
         found: dict[SliceId, Route] = {}
         for machine in self.world.machines.values():
-            if machine.is_up and machine.worker in self.links:
-                for slice_id in slices:
-                    held = machine.held(slice_id)
+            for slice_id in slices:
+                if machine.is_up and machine.worker in self.links:
+                    held = self.world.look(machine, slice_id)
                     if held is not None and held.route:
                         found[slice_id] = held.route
         return found

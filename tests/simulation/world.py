@@ -16,7 +16,7 @@ from common.errors import NoAnswer, PeerAway, PeerRefuses, RequestError, SliceCl
 from common.judge import judge
 from common.routing import Route, WorkerId
 from common.slices import SliceId
-from common.wire import Claim, Outcome, Pins, Settled, decode_batch
+from common.wire import Claim, Held, Outcome, Pins, Settled, decode_batch
 from tests.simulation.faults import Faults, Killed
 from tests.simulation.ledger import Event, Fate, Ledger, Waiter
 from tests.simulation.machine import Machine
@@ -160,7 +160,7 @@ class World:
     def true_route(self, slice_id: SliceId) -> Route:
         """What somebody who asks every machine finds."""
         for machine in self.machines.values():
-            if machine.is_up and (held := machine.held(slice_id)) is not None and held.route:
+            if machine.is_up and (held := self.look(machine, slice_id)) is not None and held.route:
                 return held.route
         return (PINS.registry,)
 
@@ -191,6 +191,14 @@ class World:
         """What the registry answers to somebody who joins; None if it does not."""
         host = self.machines[PINS.registry]
         return host.registry.pins if host.is_up and not self.registry_away else None
+
+    def look(self, machine: Machine, slice_id: SliceId) -> Held | None:
+        """What a worker says of a slice; None if it dies over it: a file that never saw a commit is removed then."""
+        try:
+            return machine.held(slice_id)
+        except Killed:
+            self.worker_died(machine)
+            return None
 
     def links_gone(self, links: Sequence[Link]) -> None:
         """A node's new config does not list these workers any more."""
@@ -420,7 +428,7 @@ class World:
             link.cache.drop(asked.watcher)
             return
         if not asked.is_answered:
-            asked.answer, asked.is_answered = machine.held(asked.slice), True
+            asked.answer, asked.is_answered = self.look(machine, asked.slice), machine.is_up
             return
         self.asked.pop(index)
         if asked.answer is not None:
