@@ -40,6 +40,7 @@ from common.config import ClusterConfig, is_loopback, load_config, load_secret, 
 from common.errors import ConfigRefused, ExitError, InputOutputFailed, PeerError, WireError
 from common.judge import Verdict, judge
 from common.listener import FINISH_SECONDS
+from common.lmdb_file import make_folder
 from common.logs import new_log
 from common.slices import Micros
 from common.tasks import Tasks
@@ -224,7 +225,7 @@ class ApiNode:
         async with AsyncExitStack() as parts:
             await parts.enter_async_context(self._session)
             try:
-                self._data.mkdir(parents=True, exist_ok=True)
+                make_folder(self._data)
             except OSError as error:
                 message = f"{self._data} cannot be made (errno {error.errno})"
                 raise InputOutputFailed(message) from error

@@ -34,6 +34,7 @@ from common.errors import (
     WireError,
 )
 from common.judge import judge
+from common.lmdb_file import sync_folder
 from common.pins import PinsDiffer, merge_pins
 from common.slices import SECOND, Micros, SliceClock
 from common.wire import Identity, Pins, RegistryState
@@ -386,7 +387,7 @@ class Membership:
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(target)
-            _fsync_folder(self._folder)
+            sync_folder(self._folder)
         except OSError as error:
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)
@@ -413,11 +414,3 @@ def _behind(claims: int, known: int) -> str:
 
 def _swapped(worker: WorkerId, found: Identity) -> str:
     return f"worker {worker} answers as worker {found.id}: are the URLs swapped?"
-
-
-def _fsync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

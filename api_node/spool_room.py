@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from api_node.spool import FILE_NAME, Spool, SpooledBatch, SpoolKey
 from common.errors import ConfigRefused, InputOutputFailed, NotTaken
-from common.lmdb_file import STORE_ERRORS, sync_folder, unlink
+from common.lmdb_file import STORE_ERRORS, make_folder, sync_folder, unlink
 from common.slices import SECOND, Micros
 
 if TYPE_CHECKING:
@@ -206,9 +206,7 @@ class SpoolRoom:
 
     def _make(self, cluster: str) -> _Locked:
         folder = self._folder / secrets.token_hex(8)
-        folder.mkdir(mode=0o700, parents=True)
-        sync_folder(self._folder.parent)
-        sync_folder(self._folder)
+        make_folder(folder, mode=0o700)
         locked = _lock(folder, cluster)
         if locked is None:  # pragma: no cover - nobody else knows the name yet
             message = f"the new spool {folder.name} is locked already"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 
 from common.errors import ConfigRefused, DirectoryOwned, InputOutputFailed
-from common.lmdb_file import sync_folder
+from common.lmdb_file import make_folder, sync_folder
 from common.routing import WorkerId
 from worker_node import registry, totals
 from worker_node.shelf import SLICES_FOLDER
@@ -59,7 +59,7 @@ class DataDirectory:
             InputOutputFailed: the file system refuses.
         """
         try:
-            self._make()
+            make_folder(self.folder, mode=0o700)
             self._lock()
             self._identify()
         except OSError as error:
@@ -77,12 +77,6 @@ class DataDirectory:
     def join(self, cluster: str) -> None:
         """Keep the cluster that the worker joined; durable when this returns."""
         self._store(cluster)
-
-    def _make(self) -> None:
-        missing = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in missing:
-            sync_folder(path.parent)
 
     def _lock(self) -> None:
         self._descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
