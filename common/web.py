@@ -175,6 +175,10 @@ async def serve(app: web.Application, *, url: str, health: Health, log: Log, sto
         InputOutputFailed: listening failed for another reason.
         ExitError: whatever the parts of the app raise when they enter.
     """
+    # The loop's own handler would write what the error quotes, and the callback's arguments, to standard error.
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, context: log.error("loop_failed", error=context.get("exception"))
+    )
     runner = Runner(app)
     host, port = listen_address(url)
     await runner.setup()

@@ -403,6 +403,27 @@ async def test_a_node_drains_before_it_leaves() -> None:
     PORTS.give_back(port)
 
 
+async def test_what_fails_in_the_loop_itself_is_not_quoted(caplog: pytest.LogCaptureFixture) -> None:
+    """The loop would write the whole error to standard error; a callback that fails may quote anybody."""
+    written, stop, port = io.StringIO(), asyncio.Event(), PORTS.take()
+    log, health = new_log("api-0", stream=written), Health()
+
+    def fail() -> None:
+        raise ValueError(CANARY)
+
+    node = asyncio.create_task(
+        serve(an_app(), url=f"http://127.0.0.1:{port}/worker", health=health, log=log, stop=stop)
+    )
+    asyncio.get_running_loop().call_later(0.05, fail)
+    asyncio.get_running_loop().call_later(0.1, stop.set)
+    await node
+
+    assert "event=loop_failed" in written.getvalue()
+    assert "ValueError" in written.getvalue()
+    assert CANARY not in written.getvalue() + caplog.text
+    PORTS.give_back(port)
+
+
 async def test_a_port_in_use_is_said_so() -> None:
     port = PORTS.take()
     other = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", port)
