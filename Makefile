@@ -45,6 +45,7 @@ torture: venv        ## SIGKILL and a bad network under load; KILLS=20 ACKNOWLED
 	.venv/bin/python -m tests.torture kills --kills $(KILLS) --acknowledged $(ACKNOWLEDGED) --seed $(SEED)
 	.venv/bin/python -m tests.torture kills --storm --kills $(STORM_KILLS) --acknowledged $(STORM_ACKNOWLEDGED) --seed $(SEED)
 	.venv/bin/python -m tests.torture network --rounds $(ROUNDS) --seed $(SEED)
+	.venv/bin/python -m tests.torture namespaces --rounds $(ROUNDS) --seed $(SEED)
 
 bench: venv          ## how fast it is
 	@echo "make bench: comes with issue 4" >&2; exit 1

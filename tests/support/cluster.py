@@ -83,7 +83,10 @@ class Answer:
 
 @dataclass(eq=False, kw_only=True)
 class Node:
-    """One node: where it listens, what it reads, where it keeps its data, and its process while there is one."""
+    """One node: where it listens, what it reads, where it keeps its data, and its process while there is one.
+
+    ``inside`` is what its command line begins with where it runs on another host (``tests/torture/namespaces.py``).
+    """
 
     kind: Literal["api", "worker"]
     id: str
@@ -91,6 +94,8 @@ class Node:
     file: Path
     data: Path
     log: Path
+    host: str = "127.0.0.1"
+    inside: Sequence[str] = ()
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
@@ -101,7 +106,7 @@ class Node:
     @property
     def base(self) -> str:
         """The URL without path."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def url(self) -> str:
@@ -119,7 +124,11 @@ class Node:
         command = [sys.executable, "-m", f"{self.kind}_node", self.id, str(self.file), "--data", str(self.data)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*_LEASH, *command], cwd=self.file.parent, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*_LEASH, *self.inside, *command],
+                cwd=self.file.parent,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
 
     async def exited(self, *, seconds: float = EXIT_SECONDS) -> int:

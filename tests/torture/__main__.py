@@ -1,4 +1,7 @@
-"""``python -m tests.torture kills`` or ``network``: see ``--help``. Exit code 0: it held; 1: it broke; 2: void."""
+"""``python -m tests.torture kills``, ``network`` or ``namespaces``: see ``--help``.
+
+Exit code 0: it held, or it was skipped and says why; 1: it broke; 2: void.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,9 @@ from typing import TypeAlias
 import uvloop
 
 from tests.torture.kills import kill_round
+from tests.torture.namespaces import BY_HAND_SECONDS, IN_CI_SECONDS, Link, Refused, namespace_round
 from tests.torture.network import BY_HAND, IN_CI, network_round
-from tests.torture.rounds import Book, Round, clear_progress, report, show_progress
+from tests.torture.rounds import EXIT_KEPT, Book, Round, clear_progress, report, show_progress
 
 KILLS_PER_ROUND = 25
 ACKNOWLEDGED_PER_ROUND = 25_000
@@ -42,8 +46,13 @@ def main() -> int:
     network.add_argument("--seed", type=int, default=1, help="of the first round; the others follow")
     network.add_argument("--short", action="store_true", help="faults as short as in CI")
     network.add_argument("--state", type=Path, help="where finished rounds are kept; a run is taken up from there")
+    namespaces = commands.add_parser("namespaces", help="a worker on a host of its own, and the link to it fails; root")
+    namespaces.add_argument("--rounds", type=int, default=1, help="in each, every loss once")
+    namespaces.add_argument("--seed", type=int, default=1, help="of the first round; the others follow")
+    namespaces.add_argument("--short", action="store_true", help="faults as short as in CI")
+    namespaces.add_argument("--state", type=Path, help="where finished rounds are kept; a run is taken up from there")
     arguments = parser.parse_args()
-    return _kills(arguments) if arguments.command == "kills" else _network(arguments)
+    return {"kills": _kills, "network": _network, "namespaces": _namespaces}[arguments.command](arguments)
 
 
 def _kills(arguments: argparse.Namespace) -> int:
@@ -79,6 +88,25 @@ def _network(arguments: argparse.Namespace) -> int:
 
     def play(folder: Path, seed: int, progress: Callable[[str], None]) -> Coroutine[None, None, Round]:
         return network_round(folder, seed=seed, faults=faults, progress=progress)
+
+    while len(book.rounds) < arguments.rounds:
+        if not _played(book, arguments.seed, f"{len(book.rounds)} of {arguments.rounds} rounds", play):
+            break
+    return _end(book)
+
+
+def _namespaces(arguments: argparse.Namespace) -> int:
+    try:
+        with Link():
+            pass
+    except Refused as refused:
+        _say(f"SKIPPED: no network namespace: {refused}")
+        return EXIT_KEPT
+    book = _book(arguments, f"namespaces-{arguments.seed}-{'short' if arguments.short else 'long'}")
+    seconds = IN_CI_SECONDS if arguments.short else BY_HAND_SECONDS
+
+    def play(folder: Path, seed: int, progress: Callable[[str], None]) -> Coroutine[None, None, Round]:
+        return namespace_round(folder, seed=seed, seconds=seconds, progress=progress)
 
     while len(book.rounds) < arguments.rounds:
         if not _played(book, arguments.seed, f"{len(book.rounds)} of {arguments.rounds} rounds", play):
