@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 DEADLINE_SECONDS = 3.0
 RETRY_FIRST_SECONDS, RETRY_MOST_SECONDS = 0.05, 0.2
+PARTIAL_SECONDS = 0.2  # for a worker that is away, if the rest is wanted anyway
 # Questions to workers at a time, each of which needs a connection: a worker answers one in about a millisecond.
 QUESTIONS_MAX = 256
 
@@ -108,7 +109,8 @@ class Queries:
             NoAnswer: a worker does not answer in time.
         """
         links = list(self._workers.links.values())
-        found = await asyncio.gather(*(self._try(self._all_of(link, until), partial=partial) for link in links))
+        asked = (self._try(self._all_of(link, until, self._patience(link, partial=partial)), partial) for link in links)
+        found = await asyncio.gather(*asked)
         # Asked when they have answered: the registry's worker is among them, so by now this node has heard of every
         # claim that was settled before the question.
         found_all = await self._lists_all_named(partial=partial)
@@ -154,7 +156,10 @@ class Queries:
                 missing.append(position)
         self._metrics.summaries.labels("cache").inc(len(links) - len(missing))
         if missing:
-            asked = (self._try(self._one(links[position], slice_id), partial=partial) for position in missing)
+            wanted = [links[position] for position in missing]
+            asked = (
+                self._try(self._one(link, slice_id, self._patience(link, partial=partial)), partial) for link in wanted
+            )
             for position, summary in zip(missing, await asyncio.gather(*asked), strict=True):
                 found[position] = summary
         return [
@@ -168,7 +173,11 @@ class Queries:
         except NotTaken as error:
             raise NoAnswer(error.detail) from error
 
-    async def _try(self, asked: Awaitable[T], *, partial: bool) -> T | None:
+    def _patience(self, link: WorkerLink, *, partial: bool) -> float:
+        """How long to wait for a worker: who asks for what is there need not wait for one that is known to be away."""
+        return PARTIAL_SECONDS if partial and link.delivery.is_away else self._deadline_seconds
+
+    async def _try(self, asked: Awaitable[T], partial: bool) -> T | None:  # noqa: FBT001 - said by name one call up
         try:
             return await asked
         except NoAnswer:
@@ -176,7 +185,7 @@ class Queries:
                 return None
             raise
 
-    async def _one(self, link: WorkerLink, slice_id: SliceId) -> Summary:
+    async def _one(self, link: WorkerLink, slice_id: SliceId, seconds: float) -> Summary:
         async def ask() -> Held:
             watcher = link.cache.watch(slice_id)
             try:
@@ -185,9 +194,9 @@ class Queries:
             finally:
                 link.cache.drop(watcher)
 
-        return (await self._persist(link, (link.worker, slice_id), ask)).summary
+        return (await self._persist(link, (link.worker, slice_id), ask, seconds)).summary
 
-    async def _all_of(self, link: WorkerLink, until: SliceId) -> dict[SliceId, Held]:
+    async def _all_of(self, link: WorkerLink, until: SliceId, seconds: float) -> dict[SliceId, Held]:
         if (known := link.cache.get_all(until)) is not None:
             self._metrics.summaries.labels("cache").inc()
             return known
@@ -199,12 +208,12 @@ class Queries:
             finally:
                 link.cache.drop(watcher)
 
-        return await self._persist(link, (link.worker, "all", until), ask)
+        return await self._persist(link, (link.worker, "all", until), ask, seconds)
 
-    async def _persist(self, link: WorkerLink, key: Hashable, ask: Callable[[], Awaitable[T]]) -> T:
-        """The answer, asking again and again until the deadline."""
+    async def _persist(self, link: WorkerLink, key: Hashable, ask: Callable[[], Awaitable[T]], seconds: float) -> T:
+        """The answer, asking again and again for so many seconds."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._deadline_seconds
+        deadline = loop.time() + seconds
         pause = RETRY_FIRST_SECONDS
         while True:
             try:

@@ -37,7 +37,10 @@ class Registry(Protocol):
         ...
 
     async def pin_worker(self, cluster: str, worker: WorkerId, uuid: str) -> RegistryState:
-        """Propose the data directory of a worker that the pins do not know; the answer tells what holds."""
+        """Propose the data directory of a worker that the pins do not know; the answer tells what holds.
+
+        Refused (slug ``wrong-worker``) if they know it by another one by now.
+        """
         ...
 
     async def claim(self, cluster: str, claims: int, routes: Mapping[SliceId, Route]) -> Settled:

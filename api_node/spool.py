@@ -159,7 +159,8 @@ class Spool:
         """Let go of batches that the worker has answered for."""
         names = list(keys)
         for gone in self._file.write(lambda txn: [self._take(txn, name) for name in names]):
-            self._forget(*gone)
+            if gone is not None:  # or it would be counted as gone twice, and the file be removed with what is left
+                self._forget(*gone)
 
     def rename(self, renamed: Sequence[tuple[SpoolKey, bytes, bytes]]) -> None:
         """Give batches another stream and number; on disk when this returns, so they may be sent under the new name.
@@ -169,7 +170,7 @@ class Spool:
         """
         records = [(old, *_record(stream, raw)) for old, stream, raw in renamed]
 
-        def work(txn: Txn) -> list[tuple[SpoolKey, int, int]]:
+        def work(txn: Txn) -> list[tuple[SpoolKey, int, int] | None]:
             for old, key, raw, events in records:
                 stream = self._streams[old.stream]
                 self._put_stream(txn, key.stream, stream.worker)
@@ -180,8 +181,9 @@ class Spool:
         for old, key, raw, events in records:
             stream = self._streams[old.stream]
             self._note(key, stream.worker, len(raw), events, stream.since)
-        for key, size, events in gone:
-            self._forget(key, size, events)
+        for record in gone:
+            if record is not None:
+                self._forget(*record)
 
     def batches(self, stream: bytes, *, after: SpoolKey | None = None, bytes_max: int) -> list[SpooledBatch]:
         """The next batches of a stream, by slice and number.
@@ -253,9 +255,11 @@ class Spool:
     def _put(self, txn: Txn, key: SpoolKey, raw: bytes, events: int, at: int) -> None:
         txn.put(key.to_bytes(), _HEAD.pack(check_of(raw), at, events) + raw, db=self._file.database("batches"))
 
-    def _take(self, txn: Txn, key: SpoolKey) -> tuple[SpoolKey, int, int]:
+    def _take(self, txn: Txn, key: SpoolKey) -> tuple[SpoolKey, int, int] | None:
         stored = txn.pop(key.to_bytes(), db=self._file.database("batches"))
-        _, size, events = _measure(stored or b"")
+        if stored is None:
+            return None
+        _, size, events = _measure(stored)
         return key, size, events
 
     def _note(self, key: SpoolKey, worker: WorkerId, size: int, events: int, at: int) -> None:

@@ -173,6 +173,10 @@ async def _body_fields(request: web.Request) -> list[Field] | None:
     if request.content_type == JSON:
         return read_json(body)
     if request.content_type == FORM:
+        if body.lstrip().startswith(b"{"):
+            # What curl -d sends when nobody said otherwise; read as a form, every field would be missing.
+            message = f"the body looks like JSON, but came as a form: send it with Content-Type: {JSON}"
+            raise WrongMediaType(message)
         try:
             return read_urlencoded(body.decode())
         except UnicodeError:

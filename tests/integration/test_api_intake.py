@@ -66,6 +66,7 @@ async def test_an_event_comes_as_query_form_or_json(
     ("query", "body", "headers", "refusal"),
     [
         (f"user={user(1)}&click", None, {}, (400, "malformed", "timestamp")),
+        ("", AS_JSON, FORM, (415, "media-type", None)),
         (f"timestamp={FIRST}&click", None, {}, (400, "malformed", "user")),
         (f"timestamp={FIRST}&user={user(1)}", None, {}, (400, "malformed", "event")),
         (f"{EVENT}&impression", None, {}, (400, "malformed", "impression")),

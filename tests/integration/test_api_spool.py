@@ -65,6 +65,22 @@ async def test_events_for_a_worker_that_is_away_are_kept_and_delivered(tmp_path:
         assert "spooled" not in counted
 
 
+async def test_a_partial_answer_does_not_wait_for_a_worker_that_is_known_to_be_away(tmp_path: Path) -> None:
+    """Who asks for what is there gets it well before the deadline of a question."""
+    unhurried = Deadlines(delivery_seconds=5, question_seconds=60, watch_seconds=0.1, away_seconds=0.2)
+    async with Nodes(tmp_path, workers=1, deadlines=unhurried) as nodes:
+        await away(nodes, events=["a"])
+
+        async with asyncio.timeout(20):
+            counted = await nodes.json(more="&partial=true")
+            slices = await nodes.get("/allslices?partial=true")
+
+        assert (counted["clicks"], counted["complete"], counted["spooled"]) == (0, False, 1)
+        assert slices.headers["X-Complete"] == "false"
+        await nodes.start_worker("0")
+        await drained(nodes)
+
+
 async def test_live_events_do_not_wait_for_the_spool(tmp_path: Path) -> None:
     """When the worker is back they go on in another stream at once."""
     async with Nodes(tmp_path, workers=1, deadlines=IMPATIENT) as nodes:
