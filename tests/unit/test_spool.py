@@ -12,7 +12,7 @@ from api_node.spool import FILE_NAME, Spool, SpoolKey
 from common.errors import ConfigRefused, InputOutputFailed
 from common.routing import WorkerId
 from common.slices import Micros, SliceId
-from common.wire import Batch, encode
+from common.wire import CHECK_BYTES, Batch, check_of, encode
 
 CLUSTER = "c1"
 WORKER = WorkerId("0")
@@ -98,8 +98,21 @@ def test_an_answered_batch_is_let_go_of(reopen: Callable[[], Spool]) -> None:
 
     assert one_left == ({1: 1}, False)
     assert spool.is_empty
+    assert spool.batches(STREAM, bytes_max=PLENTY) == []
     assert (spool.streams(), spool.size_bytes, dict(spool.events), spool.oldest) == ({}, 0, {}, None)
     assert reopen().is_empty
+
+
+def test_a_batch_is_let_go_of_once(reopen: Callable[[], Spool]) -> None:
+    """Two answers for one batch do not make the spool look empty, so that it would be removed."""
+    spool = reopen()
+    spool.append(WORKER, [(STREAM, batch(1, 1)), (STREAM, batch(1, 2))], at=NOW)
+
+    spool.answered([key(1, 1)])
+    spool.answered([key(1, 1)])
+
+    assert not spool.is_empty
+    assert dict(spool.events) == {1: 1}
 
 
 def test_a_renamed_batch_has_its_new_name_on_disk(reopen: Callable[[], Spool]) -> None:
@@ -117,7 +130,13 @@ def test_a_renamed_batch_has_its_new_name_on_disk(reopen: Callable[[], Spool]) -
     assert dict(again.events) == {1: 2}
 
 
-@pytest.mark.parametrize("damage", [lambda stored: stored[:-1], lambda _: b"", lambda _: b"x" * 40])
+def no_batch(stored: bytes) -> bytes:
+    """Whole by its check, and yet no batch: as another version might have written it."""
+    raw = b"no batch"
+    return check_of(raw) + stored[CHECK_BYTES : -len(batch(1, 1))] + raw
+
+
+@pytest.mark.parametrize("damage", [lambda stored: stored[:-1], lambda _: b"", lambda _: b"x" * 40, no_batch])
 def test_a_damaged_record_is_known_by_its_name(
     reopen: Callable[[], Spool], tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
