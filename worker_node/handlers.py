@@ -215,7 +215,8 @@ class Handlers:
     async def claim(self, request: web.Request) -> web.Response:
         """Propose routes."""
         claim = await self._message(request, Claim)
-        self._space.require()
+        if any(claim.routes.values()):  # else it is a question, and writes nothing
+            self._space.require()
         door, known = self._closing.door(), self._totals.claims
         settled = await self._ask(lambda registry: registry.claim(claim, known=known, door=door))
         # Kept here too before anybody else can know of it: so a registry file that is set back alone is found out.

@@ -104,6 +104,19 @@ async def test_a_worker_whose_disk_fills_up_takes_nothing_answers_and_resumes_by
         assert "event=space_enough" in nodes.written.getvalue()
 
 
+async def test_a_registry_with_little_room_answers_about_slices_that_are_not_settled(tmp_path: Path) -> None:
+    """To say that nothing is settled takes no room, so it is zeros, as ever."""
+    free_bytes = NEEDED_BYTES
+    parts = Parts(space=partial(Space, needed_bytes=NEEDED_BYTES, free_bytes=lambda _: free_bytes))
+    async with Nodes(tmp_path, workers=1, start=False) as nodes:
+        await nodes.start_worker("0", parts=parts)
+        await nodes.start_api("0")
+        free_bytes -= 1
+
+        assert await nodes.summary(at=FIRST + 7 * HOUR) == "unique_users,0\nclicks,0\nimpressions,0\n"
+        assert (await nodes.click("ann", at=FIRST + 7 * HOUR)).problem == "not-taken"
+
+
 async def test_a_disk_without_a_byte_left_loses_nothing(disk: Path) -> None:
     """Nobody looked at the room: the commit fails, no receipt leaves, and a start on the full disk still answers."""
     failures: list[BaseException] = []
