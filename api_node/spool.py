@@ -165,25 +165,27 @@ class Spool:
     def rename(self, renamed: Sequence[tuple[SpoolKey, bytes, bytes]]) -> None:
         """Give batches another stream and number; on disk when this returns, so they may be sent under the new name.
 
+        Those that are gone by now stay gone.
+
         Args:
             renamed: the old name, the new stream, and the batch encoded with its new number.
         """
         records = [(old, *_record(stream, raw)) for old, stream, raw in renamed]
 
         def work(txn: Txn) -> list[tuple[SpoolKey, int, int] | None]:
-            for old, key, raw, events in records:
-                stream = self._streams[old.stream]
-                self._put_stream(txn, key.stream, stream.worker)
-                self._put(txn, key, raw, events, stream.since)
-            return [self._take(txn, old) for old, *_ in records]
+            taken = [self._take(txn, old) for old, *_ in records]
+            for (old, key, raw, events), gone in zip(records, taken, strict=True):
+                if gone is not None:
+                    stream = self._streams[old.stream]
+                    self._put_stream(txn, key.stream, stream.worker)
+                    self._put(txn, key, raw, events, stream.since)
+            return taken
 
-        gone = self._file.write(work)
-        for old, key, raw, events in records:
-            stream = self._streams[old.stream]
-            self._note(key, stream.worker, len(raw), events, stream.since)
-        for record in gone:
-            if record is not None:
-                self._forget(*record)
+        for (old, key, raw, events), gone in zip(records, self._file.write(work), strict=True):
+            if gone is not None:  # or what was answered for would come back, and be counted again
+                stream = self._streams[old.stream]
+                self._note(key, stream.worker, len(raw), events, stream.since)
+                self._forget(*gone)
 
     def batches(self, stream: bytes, *, after: SpoolKey | None = None, bytes_max: int) -> list[SpooledBatch]:
         """The next batches of a stream, by slice and number.

@@ -130,6 +130,22 @@ def test_a_renamed_batch_has_its_new_name_on_disk(reopen: Callable[[], Spool]) -
     assert dict(again.events) == {1: 2}
 
 
+def test_a_batch_that_is_gone_does_not_come_back_under_another_name(reopen: Callable[[], Spool]) -> None:
+    """Its worker has answered for it: it would be counted again."""
+    spool = reopen()
+    spool.append(WORKER, [(STREAM, batch(1, 7)), (STREAM, batch(1, 8))], at=NOW)
+    spool.answered([key(1, 7)])
+
+    spool.rename([(key(1, 7), OTHER, batch(1, 1)), (key(1, 8), OTHER, batch(1, 2))])
+    spool.rename([(key(1, 8), OTHER, batch(1, 3))])
+
+    for one in (spool, reopen()):
+        assert one.streams() == {OTHER: WORKER}
+        assert dict(one.events) == {1: 1}
+        assert one.size_bytes == len(batch(1, 2))
+    assert [one.key for one in reopen().batches(OTHER, bytes_max=PLENTY)] == [key(1, 2, OTHER)]
+
+
 def no_batch(stored: bytes) -> bytes:
     """Whole by its check, and yet no batch: as another version might have written it."""
     raw = b"no batch"
