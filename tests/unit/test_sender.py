@@ -301,6 +301,19 @@ def test_the_backoff_of_a_parked_slice_is_bounded() -> None:
     assert sender.wake_at() == PARKED_MOST_SECONDS
 
 
+def test_what_is_not_parked_goes_on_as_before_when_parked_slices_are_tried_again() -> None:
+    """Both are sent: one as a probe, the other because it waits anyway."""
+    sender = new_sender()
+    put(sender, 7)
+    answer_all(sender, taken(sender), Outcome.NO_SPACE)
+    put(sender, 8)
+
+    sender.retry_parked()
+
+    assert sorted(numbers(taken(sender))) == [(7, 1), (8, 1)]
+    assert list(sender.parked()) == [7]
+
+
 def test_a_refused_batch_and_the_gap_behind_it_are_both_sent_again() -> None:
     """The number was not consumed, so what came behind it is a gap and no loss."""
     sender = new_sender()
@@ -483,6 +496,23 @@ def test_what_is_spilled_goes_in_order_with_everything_unanswered() -> None:
     assert [batch.seq for batch in sender.spill()] == [3]
 
 
+def test_what_follows_numbers_in_the_spool_must_follow_them_there() -> None:
+    """A stream that has spooled may still be empty; one whose slice goes on is not free of the spool."""
+    sender = new_sender()
+    put(sender, 7)
+    before = sender.has_spooled, sender.must_spill
+    sender.spilled(sender.spill())
+    spooled = sender.has_spooled, sender.must_spill
+    put(sender, 8)
+    another_slice = sender.must_spill
+    put(sender, 7)
+
+    assert before == (False, False)
+    assert spooled == (True, False)
+    assert not another_slice
+    assert sender.must_spill
+
+
 def test_events_that_came_while_a_batch_was_spooled_stay() -> None:
     """The world changes while the disk works."""
     sender = new_sender()
@@ -584,6 +614,27 @@ def test_an_envelope_has_so_many_batches_and_the_rest_comes_next() -> None:
 
     assert [one.seq for one in first.batches] == list(range(1, ENVELOPE_BATCHES_MAX + 1))
     assert [one.seq for one in second.batches] == [ENVELOPE_BATCHES_MAX + 1]
+
+
+def test_an_envelope_full_of_one_slice_lets_the_others_lead_the_next() -> None:
+    """Also the probe of a parked one, which is but one batch; an open batch stays open meanwhile."""
+    sender = new_sender()
+    batch = replace(taken_alone(sender), slice=SliceId(9))
+    put(sender, 7)
+    answer_all(sender, taken(sender), Outcome.NO_SPACE)
+    sender.retry_parked()
+    put(sender, 8)
+    for seq in range(1, ENVELOPE_BATCHES_MAX + 1):
+        sender.restore(replace(batch, seq=seq))
+
+    full = taken(sender)
+    answer_all(sender, full, Outcome.APPLIED)
+    put(sender, 8, "impression")
+    following = taken(sender)
+
+    assert numbers(full) == [(9, seq) for seq in range(1, ENVELOPE_BATCHES_MAX + 1)]
+    assert sorted(numbers(following)) == [(7, 2), (8, 1)]
+    assert sorted(one.events for one in following.batches) == [1, 2]
 
 
 def taken_alone(sender: Sender[str]) -> ClosedBatch[str]:

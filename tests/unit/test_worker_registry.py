@@ -164,6 +164,16 @@ async def test_after_a_failed_commit_the_process_is_told_to_end(tmp_path):
     assert [type(failure) for failure in failures] == [lmdb.DiskError]
 
 
+async def test_a_refusal_of_the_registry_is_an_answer(tmp_path):
+    """It is no fault of the disk: the process goes on, and so does the registry."""
+    async with RegistryThread(registry=Registry(folder=tmp_path), fail=no_failure) as thread:
+        await thread.ask(lambda registry: registry.pin(PINS))
+        with pytest.raises(WrongCluster):
+            await thread.ask(lambda registry: settle(registry, {7: ("0",)}, cluster="d"))
+
+        assert await thread.ask(lambda registry: settle(registry, {7: ("0",)})) == {7: (("0",), 1)}
+
+
 async def test_a_registry_that_is_never_asked_makes_no_file(tmp_path):
     async with RegistryThread(registry=Registry(folder=tmp_path), fail=no_failure):
         pass
