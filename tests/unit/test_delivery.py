@@ -22,7 +22,7 @@ from common.routing import WorkerId
 from common.slices import Micros, SliceId
 from common.tasks import Tasks
 from common.wire import Batch, Outcome, Receipt, Reply, encode
-from tests.support.batches import KEY_ID, STREAM, a_batch, key
+from tests.support.batches import KEY_ID, OTHER_STREAM, STREAM, a_batch, key
 from tests.support.configs import cluster_config
 from tests.support.patience import eventually
 
@@ -172,3 +172,36 @@ async def test_a_drain_goes_on_when_a_damaged_record_had_to_wait_for_the_registr
 
     assert asked == 2
     assert wire.sent[STREAM] == 1
+
+
+async def test_a_spooled_batch_of_a_closed_slice_leaves_the_spool_uncounted(tmp_path: Path) -> None:
+    """Its worker will never take it, however often it is sent; it holds up nothing behind it."""
+    wire = Wire(outcomes={STREAM: Outcome.CLOSED})
+    async with a_delivery(tmp_path, wire) as (delivery, room):
+        await room.keep("c", WORKER, [(STREAM, encode(a_batch(("u", "click"))))])
+        await room.keep("c", WORKER, [(OTHER_STREAM, encode(a_batch(("v", "click"), at=1)))])
+        delivery.drain_spools()
+        await drained(room)
+
+    assert wire.sent == {STREAM: 1, OTHER_STREAM: 1}
+    assert wire.events == 1
+
+
+async def test_a_spooled_batch_that_is_refused_for_now_is_tried_again(tmp_path: Path) -> None:
+    """It stays in the spool until its worker takes it."""
+    outcomes = {STREAM: Outcome.NO_SPACE}
+    wire = Wire(outcomes=outcomes)
+    async with a_delivery(tmp_path, wire) as (delivery, room):
+
+        async def refused() -> None:
+            assert wire.sent[STREAM] > 1
+
+        await room.keep("c", WORKER, [(STREAM, encode(a_batch(("u", "click"))))])
+        delivery.drain_spools()
+        await eventually(refused)
+        waiting, counted = room.events, wire.events
+        outcomes.clear()
+        await drained(room)
+
+    assert (waiting, counted) == (1, 0)
+    assert wire.events == 1
