@@ -9,6 +9,7 @@ each as a whole: a choice must exist under which the counts of every type *and* 
     late = 0     counted + spooled + some unknown                       = counts, users        complete
     late > 0     the same without some spooled (or unknown) ones,
                  of which only the events without id are in the counts  = counts, users        not complete
+    rotten       a spooled batch whose record cannot be read counts as unknown   not complete; else as spooled
     lost         at most everything, at least what was acknowledged since       not complete
     set back     at most everything; if not everything that was acknowledged is there, and a stream that
                  lost something went on, it must have noticed:                                 not complete
@@ -98,9 +99,14 @@ def _check_part(world: World, worker: WorkerId, slice_id: SliceId, summary: Summ
         noticed = _should_have_noticed(world, worker, slice_id, told)
         _check_set_back(summary, told, unknown, noticed=noticed, where=where)
         return
-    if summary.complete == (summary.late > 0):
+    rotten = [one for one in unknown if one in world.rotten]
+    if summary.complete == (summary.late > 0) and (summary.complete or not rotten):
         raise Broken(f"{where}: complete is {summary.complete}, with {summary.late} late events")
-    kept = [one for one in told if one.fate is Fate.COUNTED]
+    if summary.complete:
+        # What a record held that cannot be read must have been counted before, or the slice has to say so.
+        unknown = [one for one in unknown if one not in rotten]
+        told += rotten
+    kept = [one for one in told if one.fate is not Fate.SPOOLED]
     spooled = [one for one in told if one.fate is Fate.SPOOLED]
     if not summary.late:
         kept, spooled = told, []

@@ -176,6 +176,7 @@ class History(World):
             if link.away and self.machines[link.worker].is_up:
                 self.say(f"node {link.node.name}: worker {link.worker} is back")
                 link.came_back()
+            link.drain_spools()
 
     # Steps that are faults.
 
@@ -341,6 +342,7 @@ class History(World):
                 self.put(self.random.choice(self.nodes), event)
             for link in self.links():
                 link.came_back()
+                link.drain_spools()
                 for index in range(len(link.turns())):
                     self.turn(link, index)
         else:

@@ -22,7 +22,7 @@ from api_node.spool import SpooledBatch, SpoolKey
 from api_node.spool_room import SpooledStream
 from api_node.summary_cache import Watcher
 from common.config import ClusterConfig
-from common.errors import NotTaken, PeerAway, SliceClosed
+from common.errors import NoAnswer, NotTaken, PeerAway, SliceClosed
 from common.routing import Route, WorkerId, owner_position
 from common.slices import Micros, SliceId
 from common.wire import Batch, Claim, Envelope, Held, Outcome, RegistryState, Reply, Settled, decode, encode
@@ -145,8 +145,7 @@ class Link:
             return
         finish(request.drain.answered(request.sender, request.flight, reply.receipts, now))
         if request.drain.is_done:
-            for stream in [name for name, drain in self.drains.items() if drain is request.drain]:
-                del self.drains[stream]
+            self._end(request.drain)
             self.drain_spools()
 
     def failed(self, request: Request) -> None:
@@ -216,14 +215,22 @@ class Link:
                 self.node.world.decide(spooled.waiter, Fate.SPOOLED)
 
     def _drain(self, drain: Drain) -> Request | None:
-        taken = finish(drain.take(self.node.world.now))
+        try:
+            taken = finish(drain.take(self.node.world.now))
+        except NoAnswer:
+            # The route of a damaged record is not known right now: begin again with what is on disk.
+            self._end(drain)
+            return None
         if taken is not None:
             return self._send(*taken, drain)
         if drain.is_done:
-            for name in [name for name, it in self.drains.items() if it is drain]:
-                del self.drains[name]
+            self._end(drain)
             self.drain_spools()
         return None
+
+    def _end(self, drain: Drain) -> None:
+        for name in [name for name, it in self.drains.items() if it is drain]:
+            del self.drains[name]
 
     def _act(self, verdict: Verdict[Waiter]) -> None:
         world = self.node.world
@@ -401,10 +408,17 @@ class Node:
         self.room.spool.append(worker, [(stream, batch.raw) for batch in batches], at=at)
 
     async def empty_batch(self, slice_id: SliceId, seq: int) -> Batch:
-        """Stands for a damaged record of the spool."""
-        route = self.routes.known(slice_id) or self.world.true_route(slice_id)
-        key_id = self.world.key_id(slice_id)
-        return Batch(slice=slice_id, seq=seq, route=route, key_id=key_id, names=(), kinds=b"", users=b"")
+        """Stands for a damaged record of the spool, as in ``api_node/app.py``."""
+        return Batch(
+            slice=slice_id,
+            seq=seq,
+            route=self.find(slice_id) or (),
+            key_id=self.world.key_id(slice_id),
+            names=(),
+            kinds=b"",
+            users=b"",
+            regressed=True,
+        )
 
     async def _routes_held(self, slices: Sequence[SliceId]) -> dict[SliceId, Route]:
         found: dict[SliceId, Route] = {}

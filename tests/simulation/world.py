@@ -14,7 +14,7 @@ from api_node.spool import SpoolKey
 from common.anonymise import Anonymiser
 from common.errors import NoAnswer, PeerAway, PeerRefuses, RequestError, SliceClosed
 from common.judge import judge
-from common.routing import Route, WorkerId
+from common.routing import WorkerId
 from common.slices import SliceId
 from common.wire import Claim, Held, Outcome, Pins, Settled, decode_batch
 from tests.simulation.faults import Faults, Killed
@@ -67,6 +67,7 @@ class World:
         self.renewed: set[WorkerId] = set()  # workers with a new disk
         self.backups: dict[WorkerId, list[dict[str, Content]]] = {}
         self.outcomes: dict[Outcome, int] = {}
+        self.rotten: list[Waiter] = []  # batches whose record in a spool cannot be read
         self._drawn = 0
         self._in_spools: dict[tuple[bytes, SliceId, int], Waiter] = {}
         self._births: dict[bytes, int] = {}
@@ -157,13 +158,6 @@ class World:
             raise PeerAway("the registry's answer was lost")
         return settled
 
-    def true_route(self, slice_id: SliceId) -> Route:
-        """What somebody who asks every machine finds."""
-        for machine in self.machines.values():
-            if machine.is_up and (held := self.look(machine, slice_id)) is not None and held.route:
-                return held.route
-        return (PINS.registry,)
-
     def spooled(self, stream: bytes, slice_id: SliceId, seq: int, waiter: Waiter) -> None:
         """A batch is in a spool under this name."""
         self._in_spools[stream, slice_id, seq] = waiter
@@ -183,6 +177,7 @@ class World:
         if waiter is not None:
             self.say(f"the record of {self.name(key.stream)} {key.slice}:{key.seq} rots")
             waiter.fate = Fate.UNKNOWN
+            self.rotten.append(waiter)
             for event in waiter.events:
                 # Its client was told otherwise, and would not retry; that somebody does keeps the books simple.
                 event.acknowledged = False
