@@ -37,7 +37,7 @@ from api_node.worker_pool import WorkerPool
 from common.anonymise import Anonymiser
 from common.cluster_watch import ClusterWatch
 from common.config import ClusterConfig, is_loopback, load_config, load_secret, load_token
-from common.errors import ConfigRefused, ExitError, InputOutputFailed, PeerError, WireError
+from common.errors import ConfigRefused, ExitError, InputOutputFailed, NoAnswer, PeerError, WireError
 from common.judge import Verdict, judge
 from common.listener import FINISH_SECONDS
 from common.lmdb_file import make_folder
@@ -144,10 +144,14 @@ class ApiNode:
         metrics.spool_age_seconds.set_function(lambda: self._room.age_seconds)
 
         async def empty_batch(slice_id: SliceId, seq: int) -> Batch:
+            route = await self._routes.find(slice_id)
+            if route is None:
+                # The spool's other batches of the slice would have told. Without a route no worker reads a batch.
+                raise NoAnswer(f"the route of slice {slice_id} is not known")
             return Batch(
                 slice=slice_id,
                 seq=seq,
-                route=await self._routes.find(slice_id) or (),
+                route=route,
                 key_id=anonymiser.slice_keys(slice_id).key_id,
                 names=(),
                 kinds=b"",
@@ -202,7 +206,7 @@ class ApiNode:
             membership=self._membership,
             intake=self._intake,
             queries=queries,
-            spooled=self._room.events_of,
+            spooled=self._room.events_by_slice,
             now=now,
         ).add_to(self.app)
         ClusterRoutes(
@@ -306,7 +310,12 @@ class ApiNode:
     def _problems(self) -> list[str]:
         """What people should know, beyond whether the node is ready."""
         links = self._workers.links.values()
-        found = [*self.health.problems(), self._membership.problem, self._routes.registry_problem]
+        found = [
+            *self.health.problems(),
+            *self._room.unreadable,
+            self._membership.problem,
+            self._routes.registry_problem,
+        ]
         found += [link.refusal or link.trouble for link in links]
         return [text for text in dict.fromkeys(found) if text]
 

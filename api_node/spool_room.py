@@ -16,6 +16,7 @@ import fcntl
 import os
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from api_node.spool import FILE_NAME, Spool, SpooledBatch, SpoolKey
 from common.errors import ConfigRefused, InputOutputFailed, NotTaken
-from common.lmdb_file import STORE_ERRORS, make_folder, sync_folder, unlink
+from common.lmdb_file import STORE_ERRORS, Damaged, make_folder, sync_folder, unlink
 from common.slices import SECOND, Micros
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class SpoolRoom:
     def __init__(
         self, *, folder: Path, config: Callable[[], ClusterConfig], now: Callable[[], Micros], log: Log
     ) -> None:
+        self.unreadable: list[str] = []  # adopted spools that are damaged
         self._trouble: str | None = None
         self._trouble_until = 0.0
         self._folder = folder / SPOOLS_FOLDER
@@ -96,6 +98,8 @@ class SpoolRoom:
             InputOutputFailed: one cannot be opened.
         """
         self._adopted += await self._run(self._find, cluster)
+        for text in self.unreadable:
+            self._log.error("spool_unreadable", reason=text)
         for locked in self._adopted:
             self._log.info("spool_adopted", size_bytes=locked.spool.size_bytes, streams=len(locked.spool.streams()))
 
@@ -170,9 +174,13 @@ class SpoolRoom:
             return f"the spool is {age:.0f} s old, spool-max-age-seconds is {config.spool_max_age_seconds:g}"
         return None
 
-    def events_of(self, slice_id: SliceId) -> int:
-        """How many events of a slice wait here."""
-        return sum(locked.spool.events.get(slice_id, 0) for locked in self._all())
+    def events_by_slice(self) -> dict[SliceId, int]:
+        """How many events of each slice wait here; only slices of which some do."""
+        total: Counter[SliceId] = Counter()
+        for locked in self._all():
+            # A copy, made in one step: the thread may be changing it.
+            total.update(locked.spool.events.copy())
+        return total
 
     @property
     def events(self) -> int:
@@ -235,9 +243,14 @@ class SpoolRoom:
                 continue
             try:
                 locked.spool.open()
-            except (ConfigRefused, InputOutputFailed):
+            except (ConfigRefused, InputOutputFailed, Damaged) as error:
+                locked.spool.close()
                 os.close(locked.descriptor)
-                raise
+                if not isinstance(error, Damaged) and not isinstance(error.__cause__, Damaged):
+                    raise
+                # Left as it is, for a person to look at; the others must not wait for that.
+                self.unreadable.append(f"the spool {folder.name} cannot be read, and is not delivered: {error}")
+                continue
             found.append(locked)
         return found
 

@@ -165,7 +165,7 @@ def parse_event(fields: Iterable[Field], types: EventTypes) -> Event:
         if name not in FIELD_NAMES:
             if name not in flags:
                 continue
-            if value is False:
+            if value is False or value is None:
                 message = "is a flag: leave it out where it does not apply"
                 raise Malformed(message, field=name)
             if flag is not None:

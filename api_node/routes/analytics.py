@@ -15,7 +15,7 @@ from common.summaries import to_json, to_text
 from common.web import json_response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from api_node.intake import Intake
     from api_node.membership import Membership
@@ -50,7 +50,7 @@ class AnalyticsRoutes:
         membership: Membership,
         intake: Intake,
         queries: Queries,
-        spooled: Callable[[SliceId], int],
+        spooled: Callable[[], Mapping[SliceId, int]],
         now: Callable[[], Micros],
     ) -> None:
         self._config = config
@@ -87,10 +87,12 @@ class AnalyticsRoutes:
     async def summary(self, request: web.Request) -> web.Response:
         """The summary of the slice of a time."""
         wish = self._wish(request)
+        # Before the workers are asked: an event that is delivered meanwhile may be told twice, but is never left out.
+        spooled = self._spooled()
         summary = await self._queries.summary(wish.slice, partial=wish.partial)
         if wish.as_json:
-            return _json(self._object(summary), complete=summary.complete)
-        return _text(self._slice_lines(summary), complete=summary.complete)
+            return _json(self._object(summary, spooled), complete=summary.complete)
+        return _text(self._slice_lines(summary, spooled), complete=summary.complete)
 
     async def per_worker(self, request: web.Request) -> web.Response:
         """The same for each worker of its route, in route order."""
@@ -105,11 +107,12 @@ class AnalyticsRoutes:
     async def all_slices(self, request: web.Request) -> web.Response:
         """The summaries of all slices that hold data, oldest first, up to a time."""
         wish = self._wish(request)
+        spooled = self._spooled()  # as above
         found, all_answered = await self._queries.all_slices(wish.slice, partial=wish.partial)
         complete = all_answered and all(summary.complete for summary in found)
         if wish.as_json:
-            return _json({"slices": [self._object(summary) for summary in found]}, complete=complete)
-        lines = (f"slice,{summary.slice}\n{self._slice_lines(summary)}" for summary in found)
+            return _json({"slices": [self._object(summary, spooled) for summary in found]}, complete=complete)
+        lines = (f"slice,{summary.slice}\n{self._slice_lines(summary, spooled)}" for summary in found)
         return _text("".join(lines), complete=complete)
 
     def _wish(self, request: web.Request) -> _Wish:
@@ -129,17 +132,17 @@ class AnalyticsRoutes:
             partial=_one_of("partial", asked.get("partial", "false"), {"true": True, "false": False}),
         )
 
-    def _object(self, summary: Summary) -> dict[str, Any]:
+    def _object(self, summary: Summary, spooled: Mapping[SliceId, int]) -> dict[str, Any]:
         """A slice as the cluster knows it, and what this node has yet to deliver."""
         shown = to_json(summary, self._membership.clock)
-        if spooled := self._spooled(summary.slice):
-            shown["spooled"] = spooled
+        if events := spooled.get(summary.slice):
+            shown["spooled"] = events
         return shown
 
-    def _slice_lines(self, summary: Summary) -> str:
+    def _slice_lines(self, summary: Summary, spooled: Mapping[SliceId, int]) -> str:
         """The same as text."""
-        spooled = self._spooled(summary.slice)
-        return self._lines(summary) + (f"spooled,{spooled}\n" if spooled else "")
+        events = spooled.get(summary.slice)
+        return self._lines(summary) + (f"spooled,{events}\n" if events else "")
 
     def _lines(self, summary: Summary) -> str:
         # An older system's misspelling, which its clients look for.

@@ -278,3 +278,25 @@ async def test_a_spool_of_another_cluster_stops_the_node(tmp_path: Path) -> None
 
         with pytest.raises(ConfigRefused, match="is of cluster"):
             raise nodes.api["0"].failures[0]
+
+
+async def test_a_spool_that_cannot_be_read_holds_up_no_other(tmp_path: Path) -> None:
+    """It is left as it is and named in /cluster; what the others hold is delivered."""
+    async with Nodes(tmp_path, workers=1, deadlines=IMPATIENT) as nodes:
+        await away(nodes, events=["a"])
+        await nodes.api["0"].stop()
+        (spool,) = spools(nodes)
+        broken = spool.with_name("0" * 16)
+        shutil.copytree(spool, broken)
+        stored = (broken / FILE_NAME).read_bytes()
+        (broken / FILE_NAME).write_bytes(stored[:8192] + bytes(len(stored) - 8192))
+        await nodes.start_api("0")
+        await nodes.start_worker("0")
+
+        async def delivered() -> None:
+            assert (await nodes.json())["clicks"] == 2
+
+        await eventually(delivered)
+        problems = (await nodes.state())["problems"]
+        assert any("0000000000000000 cannot be read" in problem for problem in problems), problems
+        assert broken.is_dir()

@@ -172,7 +172,7 @@ async def test_a_healthy_registry_may_be_rebuilt(tmp_path: Path) -> None:
         async def load() -> list[float]:
             times: list[float] = []
             hour = 0
-            while going:
+            while going or len(times) <= 3:  # a busy machine may rebuild three times before the third event
                 if (await nodes.click(at=FIRST + hour * HOUR)).status == 202:
                     times.append(FIRST + hour * HOUR)
                 hour += 1
