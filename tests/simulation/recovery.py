@@ -5,14 +5,16 @@ The order of the calls is that of ``tallyslice/recovery.py``; what they decide i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from common.errors import ConfigRefused
 from common.slices import Micros
 from common.wire import Rebuild, ReplaceWorker, SettledRoute
-from tallyslice.merge import Told, merge
-from tests.simulation.faults import Killed
+from tallyslice.merge import Merged, Told, merge
 from tests.simulation.machine import Machine
 from tests.simulation.node import Node
 from tests.simulation.plans import PINS
+from tests.simulation.stores import REGISTRY
 from tests.simulation.world import Broken, World
 
 
@@ -23,38 +25,34 @@ def rebuild(world: World) -> None:
         Broken: two routes are known for one slice.
     """
     host = world.machines[PINS.registry]
-    known = host.registry.routes(None)
-    told = [
-        Told(
-            who="the registry",
-            cluster=known.cluster,
-            claims=known.claims,
-            pins=known.pins,
-            routes={one.slice: one for one in known.routes},
-        ),
-        *map(_worker_told, world.machines.values()),
-        *map(_node_told, world.nodes),
-    ]
+    for machine in world.machines.values():
+        machine.faults.spare()  # people see to it that everybody lives while they are asked
+    others = [*map(_worker_told, world.machines.values()), *map(_node_told, world.nodes)]
+    now = Micros(int(world.now * 1_000_000))
     try:
-        merged = merge(told, everybody=True, now=Micros(int(world.now * 1_000_000)))
+        merged = merge((_registry_told(host), *others), everybody=True, now=now)
     except ConfigRefused as error:
-        raise Broken(f"the registry cannot be rebuilt: {error}") from error
+        if host.registry.claims >= max(one.claims for one in others):
+            raise Broken(f"the registry cannot be rebuilt: {error}") from error
+        # A file from before an earlier rebuild, with a claim that nobody had heard of then. It is proven old: people
+        # have been told so, and take it away.
+        world.say("the registry's old file is taken away")
+        host.stop()
+        host.disk.unlink(REGISTRY)
+        host.start()
+        merged = _merged_without_file(others, now)
     world.say(f"the registry is rebuilt: {len(merged.routes)} routes")
-    try:
-        host.registry.rebuild(
-            Rebuild(
-                host=host.uuid,
-                own=host.registry.claims,
-                claims=merged.claims,
-                pins=merged.pins,
-                routes=merged.routes,
-            )
+    host.registry.rebuild(
+        Rebuild(
+            host=host.uuid,
+            own=host.registry.claims,
+            claims=merged.claims,
+            pins=merged.pins,
+            routes=merged.routes,
         )
-        for machine in world.machines.values():
-            machine.writer.note_claims_now(merged.claims)
-    except Killed:
-        world.worker_died(host)
-        return
+    )
+    for machine in world.machines.values():
+        machine.writer.note_claims_now(merged.claims)
     for node in world.nodes:
         node.membership.saw_claims(merged.claims)
         node.kept_claims = node.membership.claims
@@ -93,6 +91,24 @@ def replace_worker(world: World, machine: Machine) -> None:
         # Some hear of it at once, the others when the worker refuses what was meant for the lost disk.
         if node.is_up and world.random.random() < 0.5:
             node.membership.pins = pins
+
+
+def _merged_without_file(told: Sequence[Told], now: Micros) -> Merged:
+    try:
+        return merge(told, everybody=True, now=now)
+    except ConfigRefused as error:
+        raise Broken(f"the nodes know different routes: {error}") from error
+
+
+def _registry_told(host: Machine) -> Told:
+    known = host.registry.routes(None)
+    return Told(
+        who="the registry",
+        cluster=known.cluster,
+        claims=known.claims,
+        pins=known.pins,
+        routes={one.slice: one for one in known.routes},
+    )
 
 
 def _worker_told(machine: Machine) -> Told:
