@@ -75,7 +75,6 @@ _REFUSALS = frozenset(
         Outcome.NO_SPACE,
         Outcome.QUARANTINED,
         Outcome.VERIFYING,
-        Outcome.STOPPING,
     }
 )
 _BYTES_PER_EVENT = 33  # kind, user key, id key

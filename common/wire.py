@@ -68,7 +68,6 @@ class Outcome(StrEnum):
     NO_SPACE = "no_space"
     QUARANTINED = "quarantined"
     VERIFYING = "verifying"
-    STOPPING = "stopping"
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
