@@ -370,7 +370,8 @@ class Rebuild(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         host: the uuid of the data directory that is to host it.
-        own: the registry's claim number when everybody was asked: if it has settled more since, it refuses.
+        own: the claim number of the registry's file when everybody had been asked: a file that has less is another one.
+        known: the highest claim number that anybody knew then.
         claims: its claim number from now on.
         pins: the cluster's constants.
         routes: settled routes; those that it has already must be the same.
@@ -379,6 +380,7 @@ class Rebuild(msgspec.Struct, frozen=True, kw_only=True):
 
     host: str
     own: int
+    known: int
     claims: int
     pins: Pins
     routes: tuple[SettledRoute, ...]

@@ -95,7 +95,9 @@ def merge(told: Sequence[Told], *, everybody: bool, now: Micros) -> Merged:
         if one.slice not in routes or one.number > routes[one.slice].number:
             routes[one.slice] = one
     known = max(each.claims for each in told)
-    base = (known // NUMBERS_STEP + 2) * NUMBERS_STEP
+    # Of a rebuild that was broken off, the registry's file has numbers beyond its claim number.
+    given = max((one.number for one in routes.values()), default=0)
+    base = (max(known, given) // NUMBERS_STEP + 2) * NUMBERS_STEP
     unnumbered = {at: base + place for place, at in enumerate(_without_number(routes), 1)}
     unclear = tuple(sorted({at for each in told for at in each.unreadable} - routes.keys()))
     if not everybody or unclear:

@@ -10,14 +10,15 @@ Nothing here is taken back when it breaks off half-way: both can simply be run a
     replace worker  new directory: which slices were lost   registry: pins it, under the next number
                     every worker: hears the pins
 
-What was settled between the first look and the last write makes the registry refuse, and it begins anew.
+A registry that is set back, or rebuilt by others, between the questions and the last write refuses, and it begins anew.
+So does a replacement if anything was settled meanwhile: the new directory has to hear of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -49,9 +50,11 @@ if TYPE_CHECKING:
     import aiohttp
 
 CALL_SECONDS = 60.0  # a worker opens thousands of slice files for a page of routes
-TRIES = 20  # under load a new slice may be settled during any of them; each takes some ten milliseconds
+TRIES = 20  # the registry's file is replaced during few of them, or rebuilt by others; each takes some ten milliseconds
 JOINING_TRIES, JOINING_PAUSE_SECONDS = 10, 0.5  # nodes try to join at least every two seconds
 THE_REGISTRY = "the registry"
+
+_ASK_AGAIN = ("conflict", "registry-behind")  # what was asked for is not the newest any more
 
 Tell = Callable[[str], None]
 
@@ -126,17 +129,20 @@ class Recovery:
             InputOutputFailed: a node does not answer.
         """
         for _ in range(TRIES):
-            host, own = await self._host()
+            host = await self._host()
             told = await self._ask_everybody(without)
+            # After the others: what is settled from now on, the registry's file has, and nobody else need tell it.
             old = await self._registry_told()
-            merged = merge((old, *told), everybody=not without, now=now)
+            # The host's own number too: it may be left out, and what it heard of before this began is not news.
+            file = replace(old, claims=max(old.claims, host.claims))
+            merged = merge((file, *told), everybody=not without, now=now)
             self._judge(merged)
             if dry_run:
                 return Rebuilt(told=(old, *told), merged=merged)
             try:
-                await self._write(merged, host=host.uuid, own=own)
+                await self._write(merged, host=host.uuid, own=old.claims)
             except PeerRefuses as error:
-                if error.slug != "conflict":
+                if error.slug not in _ASK_AGAIN:
                     raise _refused(error) from error
                 self._tell(f"once more: {error}")
                 continue
@@ -144,7 +150,7 @@ class Recovery:
                 raise _silent(THE_REGISTRY, error) from error
             deaf = await self._spread(merged.pins, merged.claims, without)
             return Rebuilt(told=(old, *told), merged=merged, deaf=tuple(deaf))
-        raise InputOutputFailed(f"the registry settled new routes during each of {TRIES} tries: try again")
+        raise InputOutputFailed(f"the registry's file changed otherwise during each of {TRIES} tries: try again")
 
     async def replace_worker(self, worker: WorkerId) -> Replaced:
         """Pin the data directory that answers at a worker's URL in place of the one that was lost.
@@ -209,17 +215,18 @@ class Recovery:
     async def _state(self) -> RegistryState:
         return await self._registry.get_json("/registry", RegistryState, seconds=CALL_SECONDS)
 
-    async def _host(self) -> tuple[Identity, int]:
-        """The worker that hosts the registry, and the registry's number before anybody else is asked."""
+    async def _host(self) -> Identity:
+        """The worker that hosts the registry; its registry may be lost, but not another cluster's."""
         try:
             host = await self._registry.get_json("/identity", Identity, seconds=CALL_SECONDS)
             if host.id != self._config.registry:
                 raise ConfigRefused([f"{self._registry.url} answers as worker {host.id}: are the URLs swapped?"])
-            return host, (await self._state()).claims
+            await self._state()
         except PeerRefuses as error:
             raise _refused(error) from error
         except (PeerError, WireError) as error:
             raise _silent(f"worker-{self._config.registry}, which hosts the registry,", error) from error
+        return host
 
     async def _registry_told(self) -> Told:
         try:
@@ -270,7 +277,15 @@ class Recovery:
     async def _write(self, merged: Merged, *, host: str, own: int) -> None:
         done = 0
         for page, more in _pages(merged.routes):
-            message = Rebuild(host=host, own=own, claims=merged.claims, pins=merged.pins, routes=page, more=more)
+            message = Rebuild(
+                host=host,
+                own=own,
+                known=merged.known,
+                claims=merged.claims,
+                pins=merged.pins,
+                routes=page,
+                more=more,
+            )
             await self._registry.post_packed("/registry/rebuild", message, RegistryState, seconds=CALL_SECONDS)
             done += len(page)
             self._tell(f"the registry has taken in {done:,} of {len(merged.routes):,} routes")

@@ -270,7 +270,9 @@ class Handlers:
         """Rebuild the registry from what everybody together knows."""
         rebuild = decode(await self._posted(request, MEDIA_TYPE), Rebuild)
         self._membership.check_rebuild(rebuild)
-        return _packed(await self._ask(lambda registry: registry.rebuild(rebuild)))
+        # Before the registry is looked at: whatever is settled in the meantime is in its file.
+        known = self._totals.claims
+        return _packed(await self._ask(lambda registry: registry.rebuild(rebuild, known=known)))
 
     # For people.
 

@@ -202,18 +202,29 @@ class Registry:
         self._put_pins(replaced, claims=number)
         return self.state()
 
-    def rebuild(self, rebuild: Rebuild) -> RegistryState:
+    def rebuild(self, rebuild: Rebuild, *, known: int) -> RegistryState:
         """Take in what everybody together knows; durable when this returns. Until all of it is there, settle nothing.
+
+        Nothing is taken out. So what was settled here since everybody was asked stays, and need not be asked for.
+
+        Args:
+            rebuild: what everybody together knew.
+            known: the highest claim number that this worker has heard of.
 
         Raises:
             WrongCluster: this registry is another cluster's.
-            Contradicts: something was settled since everybody was asked, or a slice has another route here.
+            Contradicts: something may have been settled, and lost again, since everybody was asked, or a slice or a
+                number has another route here.
             RegistryBehind: the new claim number is not beyond this registry's.
             Malformed: a route is none.
         """
         pins = self._with_pins(rebuild.pins)
-        if self.claims != rebuild.own:
-            raise Contradicts(f"the registry has settled more since everybody was asked: {self.claims}: ask again")
+        if self.claims < rebuild.own:
+            had = f"has {self.claims} claims, and had {rebuild.own} when everybody was asked"
+            raise Contradicts(f"the registry's file was set back meanwhile: it {had}: ask again")
+        if max(self.claims, rebuild.known) < known:
+            # Whoever was told of the last one may hold events under its route.
+            raise Contradicts(f"{known} claims are known by now, and this file has {self.claims}: ask again")
         if rebuild.claims <= self.claims:
             raise RegistryBehind(f"the registry has {self.claims} claims already: it cannot have {rebuild.claims}")
         for one in rebuild.routes:
@@ -246,6 +257,9 @@ class Registry:
                 new.append(one)
             elif _decode_route(stored).route != one.route:
                 raise Contradicts(f"slice {one.slice} is settled under another route here: ask again")
+        if taken := [one.number for one in new if one.number <= self.claims]:
+            # Another rebuild came first, and claims went on from its number.
+            raise Contradicts(f"number {taken[0]} is settled here already: ask again")
         self._put_routes(txn, new)
         txn.put(PINS, _encode(pins), db=facts)
         txn.put(REBUILD, number, db=facts)

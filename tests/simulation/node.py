@@ -364,7 +364,7 @@ class Node:
         if event.slice in world.doors_closed:
             raise SliceClosed("")
         try:
-            route = self.routes.known(event.slice) or LOOP.run_until_complete(self.routes.settle(event.slice))
+            route = self.settle(event.slice)
             link = self.links.get(route[owner_position(event.user_key, len(route))])
             if link is None:
                 return False
@@ -372,6 +372,14 @@ class Node:
         except NotTaken:
             return False
         return True
+
+    def settle(self, slice_id: SliceId) -> Route:
+        """The settled route, claimed if need be.
+
+        Raises:
+            NotTaken: it cannot be known right now.
+        """
+        return self.routes.known(slice_id) or LOOP.run_until_complete(self.routes.settle(slice_id))
 
     def join_again(self) -> None:
         """Hear from the registry which data directories are pinned now."""

@@ -5,9 +5,10 @@ The order of the calls is that of ``tallyslice/recovery.py``; what they decide i
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
-from common.errors import ConfigRefused
+from common.errors import ConfigRefused, NotTaken
 from common.slices import Micros
 from common.wire import Rebuild, ReplaceWorker, SettledRoute
 from tallyslice.merge import Merged, Told, merge
@@ -16,6 +17,8 @@ from tests.simulation.node import Node
 from tests.simulation.plans import PINS
 from tests.simulation.stores import REGISTRY
 from tests.simulation.world import Broken, World
+
+MEANWHILE_SHARE = 0.5
 
 
 def rebuild(world: World) -> None:
@@ -41,15 +44,19 @@ def rebuild(world: World) -> None:
         host.disk.unlink(REGISTRY)
         host.start()
         merged = _merged_without_file(others, now)
-    world.say(f"the registry is rebuilt: {len(merged.routes)} routes")
+    own = host.registry.claims
+    _settle_meanwhile(world)
+    world.say(f"the registry is rebuilt: {len(merged.routes)} routes, {host.registry.claims - own} settled meanwhile")
     host.registry.rebuild(
         Rebuild(
             host=host.uuid,
-            own=host.registry.claims,
+            own=own,
+            known=merged.known,
             claims=merged.claims,
             pins=merged.pins,
             routes=merged.routes,
-        )
+        ),
+        known=host.totals.claims,
     )
     for machine in world.machines.values():
         machine.writer.note_claims_now(merged.claims)
@@ -59,6 +66,14 @@ def rebuild(world: World) -> None:
     # No network keeps anything for as long as people take.
     world.copies.clear()
     world.claims_made.clear()
+
+
+def _settle_meanwhile(world: World) -> None:
+    """Nodes do not wait for the operator: after everybody was asked they settle routes, if the registry lets them."""
+    for node in world.nodes:
+        if world.random.random() < MEANWHILE_SHARE:
+            with contextlib.suppress(NotTaken):
+                node.settle(world.random.choice(world.slices))
 
 
 def replace_worker(world: World, machine: Machine) -> None:

@@ -72,6 +72,17 @@ def test_a_claim_keeps_its_number_where_anybody_knows_it():
     assert (numbers[7], numbers[9]) == (found.claims - 1, found.claims)
 
 
+def test_no_number_of_a_rebuild_that_was_broken_off_is_given_twice():
+    """Its first pages are in the registry's file, numbered beyond the claim number that this still has."""
+    begun = merged(told("r", claims=2), told("w", {3: "0", 5: "0"}))
+    at_3 = begun.routes[0]
+
+    found = merged(told("r", {3: "0"}, numbers={3: at_3.number}, claims=2), told("w", {3: "0", 5: "0"}))
+
+    assert found.routes[0] == at_3
+    assert found.routes[1].number > begun.claims
+
+
 def test_two_routes_for_one_slice_stop_it():
     """Both are named, and who says so."""
     assert problems(told("a", {1: "01", 2: "0"}), told("b", {1: "10"}), told("c", {1: "01"})) == [

@@ -184,13 +184,13 @@ async def test_a_registry_that_is_never_asked_makes_no_file(tmp_path):
 # --- rebuilding
 
 
-def rebuild(*routes, own=0, claims=100, pins=PINS, more=False):
+def rebuild(*routes, own=0, claims=100, pins=PINS, more=False, known=0):
     settled = tuple(SettledRoute(slice=SliceId(at), route=(WorkerId(to),), number=number) for at, to, number in routes)
-    return Rebuild(host="u", own=own, claims=claims, pins=pins, routes=settled, more=more)
+    return Rebuild(host="u", own=own, known=known, claims=claims, pins=pins, routes=settled, more=more)
 
 
 def test_a_rebuilt_registry_goes_on_beyond_its_new_number(registry, tmp_path):
-    state = registry.rebuild(rebuild((7, "1", 1), (-8, "2", 90)))
+    state = registry.rebuild(rebuild((7, "1", 1), (-8, "2", 90)), known=0)
 
     assert (state.pins, state.claims, state.named) == (PINS, 100, ("1", "2"))
     registry.close()
@@ -204,15 +204,15 @@ def test_a_rebuilt_registry_goes_on_beyond_its_new_number(registry, tmp_path):
 def test_what_it_has_is_kept(pinned):
     settle(pinned, {7: ("1",), 8: ("1",)})
 
-    pinned.rebuild(rebuild((7, "1", 1), (9, "2", 90), own=2))
+    pinned.rebuild(rebuild((7, "1", 1), (9, "2", 90), own=2), known=0)
 
     assert settle(pinned, {7: (), 8: (), 9: ()}) == {7: (("1",), 1), 8: (("1",), 2), 9: (("2",), 90)}
 
 
 def test_until_the_last_page_nothing_is_settled(registry, tmp_path):
     """Also not after a crash in between; begun anew, it comes to an end."""
-    registry.rebuild(rebuild((7, "1", 90), more=True))
-    registry.rebuild(rebuild((8, "1", 91), more=True))
+    registry.rebuild(rebuild((7, "1", 90), more=True), known=0)
+    registry.rebuild(rebuild((8, "1", 91), more=True), known=0)
     with pytest.raises(RegistryBehind):
         settle(registry, {9: ("0",)})
     registry.close()
@@ -221,7 +221,7 @@ def test_until_the_last_page_nothing_is_settled(registry, tmp_path):
     with pytest.raises(RegistryBehind):
         settle(again, {9: ("0",)})
 
-    again.rebuild(rebuild((7, "1", 90), (9, "1", 190), own=again.claims, claims=200))
+    again.rebuild(rebuild((7, "1", 90), (9, "1", 190), own=again.claims, claims=200), known=0)
 
     assert settle(again, {7: (), 8: (), 9: (), 10: ("0",)}) == {
         7: (("1",), 90),
@@ -232,20 +232,63 @@ def test_until_the_last_page_nothing_is_settled(registry, tmp_path):
     again.close()
 
 
-def test_what_was_settled_since_everybody_was_asked_stops_it(pinned):
+def test_what_was_settled_since_everybody_was_asked_is_kept(pinned):
+    """It is in this file; nobody has to tell it."""
+    settle(pinned, {7: ("1",)})
+    settle(pinned, {8: ("2",), 9: ("1",)})
+
+    pinned.rebuild(rebuild((7, "1", 1), (-3, "1", 99), own=1, known=1), known=3)
+
+    assert settle(pinned, {-3: (), 7: (), 8: (), 9: ("2",), 10: ("1",)}) == {
+        -3: (("1",), 99),
+        7: (("1",), 1),
+        8: (("2",), 2),
+        9: (("1",), 3),
+        10: (("1",), 101),
+    }
+
+
+def test_an_older_file_than_everybody_was_asked_with_stops_it(pinned):
+    """What was settled since is perhaps not in it."""
     settle(pinned, {7: ("1",)})
 
-    with pytest.raises(Contradicts, match="ask again"):
-        pinned.rebuild(rebuild())
+    with pytest.raises(Contradicts, match="has 1 claims, and had 2 when everybody was asked"):
+        pinned.rebuild(rebuild((7, "1", 1), own=2), known=0)
 
     assert pinned.claims == 1
+
+
+def test_a_claim_that_neither_this_file_nor_anybody_had_stops_it(pinned):
+    """Settled after everybody was asked, and lost with the file that was put aside since: its host has heard of it.
+
+    An old file, of which everybody who was asked knew, is what a rebuild is for.
+    """
+    settle(pinned, {7: ("1",)})
+
+    with pytest.raises(Contradicts, match="3 claims are known by now"):
+        pinned.rebuild(rebuild((7, "1", 1), own=1, known=2), known=3)
+    pinned.rebuild(rebuild((7, "1", 1), own=1, known=3), known=3)
+
+    assert pinned.claims == 100
+
+
+def test_no_number_is_given_twice(pinned):
+    """Two rebuilds at the same time: the later one may not number its routes like claims made in between."""
+    settle(pinned, {7: ("1",)})
+    pinned.rebuild(rebuild((8, "1", 100), own=1), known=0)
+    settle(pinned, {9: ("1",)})
+
+    with pytest.raises(Contradicts, match="number 101 is settled"):
+        pinned.rebuild(rebuild((8, "1", 100), (10, "1", 101), own=1, claims=102), known=0)
+
+    assert settle(pinned, {9: (), 10: ()}) == {9: (("1",), 101)}
 
 
 def test_another_route_than_here_stops_it(pinned):
     settle(pinned, {7: ("1",)})
 
     with pytest.raises(Contradicts, match="slice 7 is settled under another route"):
-        pinned.rebuild(rebuild((6, "1", 90), (7, "2", 91), own=1))
+        pinned.rebuild(rebuild((6, "1", 90), (7, "2", 91), own=1), known=0)
 
     assert settle(pinned, {6: (), 7: ()}) == {7: (("1",), 1)}
 
@@ -254,18 +297,18 @@ def test_the_new_number_must_be_beyond_the_old_one(pinned):
     settle(pinned, {7: ("1",)})
 
     with pytest.raises(RegistryBehind):
-        pinned.rebuild(rebuild(own=1, claims=1))
+        pinned.rebuild(rebuild(own=1, claims=1), known=0)
 
 
 @pytest.mark.parametrize(("change", "refusal"), [({"cluster": "d"}, WrongCluster), ({"secret_id": "t"}, Contradicts)])
 def test_other_constants_stop_it(pinned, change, refusal):
     with pytest.raises(refusal):
-        pinned.rebuild(rebuild(pins=msgspec.structs.replace(PINS, **change)))
+        pinned.rebuild(rebuild(pins=msgspec.structs.replace(PINS, **change)), known=0)
 
 
 def test_what_is_no_route_rebuilds_nothing(registry):
     with pytest.raises(Malformed):
-        registry.rebuild(rebuild((1 << 63, "1", 1)))
+        registry.rebuild(rebuild((1 << 63, "1", 1)), known=0)
 
     assert registry.pins is None
 
@@ -273,7 +316,7 @@ def test_what_is_no_route_rebuilds_nothing(registry):
 def test_what_nobody_knows_is_neither_settled_nor_claimed(registry):
     """Slices have 60 s, the first one begins at 5 microseconds; rebuilt at the very start of slice 3."""
     unknown_before = 5 + 3 * 60_000_000
-    registry.rebuild(rebuild((1, "1", 1), pins=msgspec.structs.replace(PINS, unknown_before=unknown_before)))
+    registry.rebuild(rebuild((1, "1", 1), pins=msgspec.structs.replace(PINS, unknown_before=unknown_before)), known=0)
 
     asked = {SliceId(at): (WorkerId("0"),) for at in (1, 2, 3)} | {SliceId(-9): ()}
     settled = registry.claim(claim(asked), known=0, door=WIDE)
