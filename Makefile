@@ -60,8 +60,14 @@ torture: venv        ## SIGKILL and a bad network under load; KILLS=20 ACKNOWLED
 	.venv/bin/python -m tests.torture network --rounds $(ROUNDS) --seed $(SEED)
 	.venv/bin/python -m tests.torture namespaces --rounds $(ROUNDS) --seed $(SEED)
 
-bench: venv          ## how fast it is
-	@echo "make bench: comes with issue 4" >&2; exit 1
+# A run that was broken off goes on where it was; FRESH=1 begins anew.
+ONLY =
+QUICK =
+FRESH =
+
+bench: venv          ## how fast it is, beside others; QUICK=1 for a small run, ONLY=bulk,single for parts
+	bench/setup
+	.venv-bench/bin/python -m bench.run $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick) $(if $(FRESH),--fresh)
 
 docs: venv           ## every relative link in the docs leads somewhere
 	.venv/bin/python scripts/check_links.py
@@ -76,3 +82,4 @@ lock: venv           ## requirements/*.lock from pyproject.toml
 	$(COMPILE) --group build --constraints requirements/runtime.lock --output-file requirements/build.lock
 	$(COMPILE) pyproject.toml --group dev --constraints requirements/runtime.lock --constraints requirements/build.lock \
 		--output-file requirements/dev.lock
+	$(COMPILE) pyproject.toml --group bench --constraints requirements/runtime.lock --output-file requirements/bench.lock
