@@ -102,10 +102,12 @@ class SettledRoutes:
         return dict(self._routes)
 
     def learn(self, slice_id: SliceId, route: Route) -> None:
-        """A worker holds data under this route, so it is settled."""
+        """A worker holds data under this route, or a spool does, so it is settled."""
         if route:
             self._routes[slice_id] = route
             self._unsettled.pop(slice_id, None)
+            # An old registry does not name these workers, and must not let them go.
+            self._membership.named.update(route)
 
     def follow(self, config: ClusterConfig) -> None:
         """A new config: other proposals, perhaps another time to remember."""
@@ -246,7 +248,6 @@ class SettledRoutes:
             found.update(await self._ask_holders(settled.unknown))
         for claim in settled.routes:
             self.learn(claim.slice, claim.route)
-            self._membership.named.update(claim.route)
             found[claim.slice] = claim.route
         for at, result in found.items():
             if result is None and at not in self._routes:

@@ -147,6 +147,14 @@ async def test_the_first_claim_wins(tmp_path: Path) -> None:
         assert one.membership.named >= {ZERO, ONE}
 
 
+async def test_whoever_a_learned_route_names_holds_settled_slices(tmp_path: Path) -> None:
+    """Told by a worker, or found in a spool: an older registry may not name that worker, and it must not go."""
+    async with knowing(tmp_path, ["0"]) as (_, (one,)):
+        one.routes.learn(SOME, (ZERO, ONE))
+
+        assert one.membership.named == {ZERO, ONE}
+
+
 async def test_what_is_wanted_at_once_is_one_call(tmp_path: Path) -> None:
     """Thousands of slices take a few calls, and each gets its route."""
     async with knowing(tmp_path, ["1"], deadline=20) as (_, (one,)):

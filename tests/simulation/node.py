@@ -433,6 +433,7 @@ class Node:
         for machine in self.world.machines.values():
             for slice_id in slices:
                 if machine.is_up and machine.worker in self.links:
+                    self.membership.saw_claims(machine.totals.claims)  # every answer brings it along
                     held = self.world.look(machine, slice_id)
                     if held is not None and held.route:
                         found[slice_id] = held.route
