@@ -9,7 +9,8 @@
     yes             no                  -             go on with what is kept
     no              no                  -             go on with what the workers keep, if they agree; else wait
 
-Nothing here is ever taken back: a node that has joined a cluster never joins another from the same folder.
+Nothing here is ever taken back: a node that has joined a cluster never joins another from the same folder. Several
+processes of a node share the folder: each adds what it knows to what is kept there.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from common.errors import (
     WireError,
 )
 from common.judge import judge
-from common.lmdb_file import sync_folder
+from common.lmdb_file import alone_in, sync_folder
 from common.pins import PinsDiffer, merge_pins
 from common.slices import SECOND, Micros, SliceClock
 from common.wire import Identity, Pins, RegistryState
@@ -378,20 +379,32 @@ class Membership:
             await asyncio.to_thread(self._write_kept, _Kept(pins=self.pins, claims=self.claims))
 
     def _write_kept(self, kept: _Kept) -> None:
-        """Replace the file in one step; several processes may share the folder, so each uses a name of its own."""
+        """Add to what is kept, and replace the file in one step."""
         target = self._folder / KEPT_FILE
         draft = target.with_suffix(f".{os.getpid()}.tmp")
         try:
-            with draft.open("wb") as file:
-                file.write(msgspec.json.encode(kept))
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(target)
-            sync_folder(self._folder)
+            with alone_in(self._folder):
+                content = msgspec.json.encode(self._added(self._read_kept(), kept))
+                with draft.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                draft.replace(target)
+                sync_folder(self._folder)
         except OSError as error:
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)
             message = f"{target} cannot be written (errno {error.errno})"
+            raise InputOutputFailed(message) from error
+
+    def _added(self, there: _Kept | None, kept: _Kept) -> _Kept:
+        """What another process of this node may have kept meanwhile, and what this one knows."""
+        if there is None:
+            return kept
+        try:
+            return _Kept(pins=merge_pins(there.pins, kept.pins), claims=max(there.claims, kept.claims))
+        except PinsDiffer as error:
+            message = f"{self._folder / KEPT_FILE} was written by somebody else: {error}"
             raise InputOutputFailed(message) from error
 
 

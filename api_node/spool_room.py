@@ -6,7 +6,8 @@
                   77a0.../    found unlocked at start: adopted, drained, then removed
                   c3d4.../    locked by another process of this node: left alone
 
-The files belong to one named thread. Whatever changes them is on disk when the call returns.
+The files belong to one named thread. Whatever changes them is on disk when the call returns. Only one process of the
+node at a time makes, finds or removes spools: it holds a lock on the folder of them all.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from api_node.spool import FILE_NAME, Spool, SpooledBatch, SpoolKey
 from common.errors import ConfigRefused, InputOutputFailed, NotTaken
-from common.lmdb_file import STORE_ERRORS, Damaged, make_folder, sync_folder, unlink
+from common.lmdb_file import STORE_ERRORS, Damaged, alone_in, make_folder, sync_folder, unlink
 from common.slices import SECOND, Micros
 
 if TYPE_CHECKING:
@@ -91,16 +92,18 @@ class SpoolRoom:
         self._thread.shutdown()
 
     async def adopt(self, cluster: str) -> None:
-        """Take over the spools that earlier processes left in the folder.
+        """Take over the spools that other processes left in the folder.
 
         Raises:
             ConfigRefused: one is of another cluster.
             InputOutputFailed: one cannot be opened.
         """
-        self._adopted += await self._run(self._find, cluster)
-        for text in self.unreadable:
+        told = len(self.unreadable)
+        found = await self._run(self._find, cluster)
+        self._adopted += found
+        for text in self.unreadable[told:]:
             self._log.error("spool_unreadable", reason=text)
-        for locked in self._adopted:
+        for locked in found:
             self._log.info("spool_adopted", size_bytes=locked.spool.size_bytes, streams=len(locked.spool.streams()))
 
     async def keep(self, cluster: str, worker: WorkerId, batches: Sequence[tuple[bytes, bytes]]) -> None:
@@ -213,7 +216,11 @@ class SpoolRoom:
         self._own.spool.append(worker, batches, at=self._now())
 
     def _make(self, cluster: str) -> _Locked:
-        folder = self._folder / secrets.token_hex(8)
+        make_folder(self._folder)
+        with alone_in(self._folder):
+            return self._make_alone(self._folder / secrets.token_hex(8), cluster)
+
+    def _make_alone(self, folder: Path, cluster: str) -> _Locked:
         make_folder(folder, mode=0o700)
         locked = _lock(folder, cluster)
         if locked is None:  # pragma: no cover - nobody else knows the name yet
@@ -230,9 +237,13 @@ class SpoolRoom:
         return locked
 
     def _find(self, cluster: str) -> list[_Locked]:
-        found: list[_Locked] = []
         if not self._folder.is_dir():
-            return found
+            return []
+        with alone_in(self._folder):
+            return self._find_alone(cluster)
+
+    def _find_alone(self, cluster: str) -> list[_Locked]:
+        found: list[_Locked] = []
         for folder in sorted(self._folder.iterdir()):
             locked = _lock(folder, cluster) if folder.is_dir() else None
             if locked is None:
@@ -249,7 +260,9 @@ class SpoolRoom:
                 if not isinstance(error, Damaged) and not isinstance(error.__cause__, Damaged):
                     raise
                 # Left as it is, for a person to look at; the others must not wait for that.
-                self.unreadable.append(f"the spool {folder.name} cannot be read, and is not delivered: {error}")
+                text = f"the spool {folder.name} cannot be read, and is not delivered: {error}"
+                if text not in self.unreadable:
+                    self.unreadable.append(text)
                 continue
             found.append(locked)
         return found
@@ -270,14 +283,15 @@ def _leave(locked: _Locked) -> None:
     """Close a spool, and remove it if nothing waits in it."""
     is_empty = locked.spool.is_empty
     locked.spool.close()
-    if is_empty:
-        _remove(locked)
-    else:
+    if not is_empty:
         os.close(locked.descriptor)
+        return
+    with alone_in(locked.folder.parent):
+        _remove(locked)
 
 
 def _remove(locked: _Locked) -> None:
-    # Removed while it is locked: nobody can begin to use it in between.
+    # Removed while it and the folder of all are locked: nobody can begin to use it, nor look at it, in between.
     unlink(locked.folder / FILE_NAME)
     locked.folder.rmdir()
     os.close(locked.descriptor)

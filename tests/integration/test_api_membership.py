@@ -491,6 +491,31 @@ async def test_a_worker_that_joined_elsewhere_meanwhile_is_refused(tmp_path: Pat
 # --- the data folder
 
 
+async def test_what_another_process_of_the_node_kept_is_not_taken_back(tmp_path: Path) -> None:
+    """Processes share the folder: the higher claim number stays, whoever writes last."""
+    async with Nodes(tmp_path) as nodes:
+        ahead, file = kept(nodes) | {"claims": 1000}, nodes.api["0"].data / "identity.json"
+        indented = json.dumps(ahead, indent=1)
+        file.write_text(indented)
+        await taken(nodes, NEW)
+        await until(lambda: file.read_text() != indented)
+
+        assert kept(nodes) == ahead
+
+
+async def test_a_kept_file_that_somebody_else_wrote_is_left_alone(tmp_path: Path) -> None:
+    """It is of another cluster: that is said, and it stays as it is."""
+    async with Nodes(tmp_path) as nodes:
+        strange = kept(nodes)
+        strange["pins"]["cluster"] = "f" * 32
+        (nodes.api["0"].data / "identity.json").write_text(json.dumps(strange))
+        await taken(nodes, NEW)
+        await until(lambda: "identity_not_kept" in nodes.written.getvalue())
+
+        assert "was written by somebody else: cluster is" in nodes.written.getvalue()
+        assert kept(nodes) == strange
+
+
 async def test_a_kept_file_that_cannot_be_read_ends_the_node(tmp_path: Path) -> None:
     """Without it the node might join another cluster, so it is not passed over."""
     async with Nodes(tmp_path) as nodes:

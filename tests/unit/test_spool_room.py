@@ -74,3 +74,37 @@ async def test_nothing_is_left_of_a_spool_that_could_not_be_made(tmp_path: Path)
         assert not list((tmp_path / SPOOLS_FOLDER).iterdir())
         await room.keep(CLUSTER, WORKER, BATCHES)
         assert room.events == 1
+
+
+async def test_a_spool_that_is_left_later_can_be_adopted_later(tmp_path: Path) -> None:
+    """The process that takes the place of another starts before that one has left; what it has keeps its place."""
+    async with a_room(tmp_path) as earlier, a_room(tmp_path) as later:
+        await earlier.keep(CLUSTER, WORKER, BATCHES)
+        await later.adopt(CLUSTER)
+        while_held = later.events
+        await earlier.__aexit__(None, None, None)
+        await later.adopt(CLUSTER)
+        await later.adopt(CLUSTER)
+
+        assert (while_held, later.events) == (0, 1)
+        assert len(later.streams(WORKER)) == 1
+
+
+async def test_processes_of_a_node_make_find_and_remove_spools_at_the_same_time(tmp_path: Path) -> None:
+    """None takes away the folder that another has just made, or trips over one that has just gone."""
+
+    async def make_and_leave() -> None:
+        for _ in range(5):
+            async with a_room(tmp_path) as room:
+                await room.keep(CLUSTER, WORKER, BATCHES)
+                for source in room.streams(WORKER):
+                    await room.answered(source, [SpoolKey(STREAM, SliceId(0), 1)])
+
+    async def find() -> None:
+        for _ in range(20):
+            async with a_room(tmp_path) as room:
+                await room.adopt(CLUSTER)
+
+    await asyncio.gather(make_and_leave(), make_and_leave(), find(), find())
+
+    assert not list((tmp_path / SPOOLS_FOLDER).iterdir())
