@@ -163,6 +163,9 @@ class Connection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send an answer; the last one to a client that sends nothing more ends the connection."""
+        if self._listener.leaving and not self._messages:
+            # So that the client does not send its next request just as this connection is closed.
+            resp.force_close()
         size = resp.content_length or 0
         if (
             self._listener.answers_bytes
@@ -267,6 +270,7 @@ class Listener(web.Server):
     connections_max: int
     metrics: Metrics
     answers_bytes: int = 0  # that clients have not taken yet
+    leaving: bool = False  # each answer is the last one of its connection
 
     def __call__(self) -> web.RequestHandler:
         """Make a connection."""
@@ -301,6 +305,11 @@ class Runner(web.AppRunner):
             auto_decompress=False,  # see common/bodies.py
         )
         self._limits = limits
+
+    def leave(self) -> None:
+        """End each connection with its next answer, which says so."""
+        assert isinstance(self.server, Listener)  # noqa: S101 - as it was made below
+        self.server.leaving = True
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()

@@ -2,8 +2,8 @@
 
 ::
 
-    start -> parts enter -> listen -> ... -> SIGTERM -> /readyz 503, still serving for a second
-          -> stop listening -> handlers finish -> parts leave -> exit 0
+    start -> parts enter -> listen -> ... -> SIGTERM -> /readyz 503, still serving for a second, each answer the last
+          of its connection -> stop listening -> handlers finish -> parts leave -> exit 0
 """
 
 from __future__ import annotations
@@ -175,10 +175,7 @@ async def serve(app: web.Application, *, url: str, health: Health, log: Log, sto
         InputOutputFailed: listening failed for another reason.
         ExitError: whatever the parts of the app raise when they enter.
     """
-    # The loop's own handler would write what the error quotes, and the callback's arguments, to standard error.
-    asyncio.get_running_loop().set_exception_handler(
-        lambda _, context: log.error("loop_failed", error=context.get("exception"))
-    )
+    tell_loop_failures(log)
     runner = Runner(app)
     host, port = listen_address(url)
     await runner.setup()
@@ -193,11 +190,22 @@ async def serve(app: web.Application, *, url: str, health: Health, log: Log, sto
         log.info("listening", host=host, port=port)
         await stop.wait()
         health.draining = True
+        runner.leave()
         log.info("draining")
         await asyncio.sleep(DRAIN_SECONDS)
     finally:
         await runner.cleanup()
     log.info("stopped")
+
+
+def tell_loop_failures(log: Log) -> None:
+    """Say in our own words what fails in the running loop itself.
+
+    Its own handler would write what the error quotes, and the callback's arguments, to standard error.
+    """
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, context: log.error("loop_failed", error=context.get("exception"))
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

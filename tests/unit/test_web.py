@@ -359,7 +359,10 @@ def a_log() -> Log:
 
 
 async def test_a_node_drains_before_it_leaves() -> None:
-    """Told to stop, it is not ready any more, and still serves; a request under way is finished."""
+    """Told to stop, it is not ready any more, and still serves; a request under way is finished.
+
+    Each answer is the last one of its connection and says so: no client sends another just as the node closes it.
+    """
     health, stop, port = Health(), asyncio.Event(), PORTS.take()
     app = web.Application()
     add_probes(app, health=health, metrics=Metrics())
@@ -376,18 +379,18 @@ async def test_a_node_drains_before_it_leaves() -> None:
     )
     async with aiohttp.ClientSession() as session:
 
-        async def get(path: str) -> tuple[int, str]:
+        async def get(path: str) -> tuple[int, str, str | None]:
             async with session.get(f"http://127.0.0.1:{port}{path}") as response:
-                return response.status, await response.text()
+                return response.status, await response.text(), response.headers.get("Connection")
 
-        async def first() -> tuple[int, str]:
+        async def first() -> tuple[int, str, str | None]:
             while True:
                 try:
                     return await get("/readyz")
                 except aiohttp.ClientConnectorError:
                     await asyncio.sleep(0.01)
 
-        assert await first() == (200, "ok\n")
+        assert await first() == (200, "ok\n", None)
         under_way = asyncio.create_task(get("/slow"))
         await begun.wait()
         stop.set()
@@ -398,8 +401,8 @@ async def test_a_node_drains_before_it_leaves() -> None:
         answer = await under_way
         await node
 
-    assert while_draining == (503, "draining\n")
-    assert answer == (200, "finished")
+    assert while_draining == (503, "draining\n", "close")
+    assert answer == (200, "finished", "close")
     PORTS.give_back(port)
 
 
