@@ -50,6 +50,7 @@ ROUTE_WORKERS_MAX = 1024
 
 NO_ID = bytes(ID_KEY_BYTES)
 SLICE_MIN, SLICE_MAX = -(1 << 63), (1 << 63) - 1
+_KINDS = bytes(range(NAMES_MAX))
 
 
 class Outcome(StrEnum):
@@ -455,7 +456,7 @@ def decode_batch(raw: bytes) -> Batch:
     _require(len(batch.names) <= NAMES_MAX, f"a batch has at most {NAMES_MAX} event types")
     _require(len(set(batch.names)) == len(batch.names), "a batch names no event type twice")
     _require(all(map(EVENT_TYPE.fullmatch, batch.names)), "a batch names event types")
-    _require(max(batch.kinds, default=-1) < len(batch.names), "each kind is one of the names")
+    _require(not batch.kinds.translate(None, _KINDS[: len(batch.names)]), "each kind is one of the names")
     return batch
 
 

@@ -29,6 +29,7 @@ from common.lmdb_file import DESCRIPTORS, MAP_BYTES, UNUSED_BYTES_MAX, Damaged
 from common.routing import Route
 from common.slices import SliceId
 from common.wire import Held
+from worker_node.recent_keys import RecentKeys
 from worker_node.slice_store import SliceStore
 
 SLICES_FOLDER = "slices"
@@ -64,12 +65,15 @@ class Shelf:
         given_up: slices whose damaged file somebody has renamed to be lost, and which have no other.
     """
 
-    def __init__(self, *, folder: Path, open_files_max: int, map_bytes: int = MAP_BYTES) -> None:
+    def __init__(
+        self, *, folder: Path, open_files_max: int, recent: RecentKeys | None = None, map_bytes: int = MAP_BYTES
+    ) -> None:
         self.damaged: set[SliceId] = set()
         self.unverified: set[SliceId] = set()
         self.given_up: set[SliceId] = set()
         self._folder = folder
         self._open_files_max = open_files_max
+        self._recent = RecentKeys() if recent is None else recent
         self._map_bytes = map_bytes
         self._open: OrderedDict[SliceId, SliceStore] = OrderedDict()
         self._slices: set[SliceId] = set()
@@ -131,6 +135,7 @@ class Shelf:
             route=route,
             position=position,
             key_id=key_id,
+            recent=self._recent,
             map_bytes=self._map_bytes,
         )
         lmdb_file.sync_folder(self._folder)
@@ -193,7 +198,7 @@ class Shelf:
         if slice_id in self.unverified:
             raise Unverified(f"the file of slice {slice_id} is being verified")
         try:
-            store = SliceStore.open(self.path(slice_id), slice_id, map_bytes=self._map_bytes)
+            store = SliceStore.open(self.path(slice_id), slice_id, recent=self._recent, map_bytes=self._map_bytes)
         except Damaged:
             self.quarantine(slice_id)
             raise

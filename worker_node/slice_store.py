@@ -13,6 +13,13 @@
               b"incomplete"     present once a sender knows that acknowledged data of this slice was lost here
 
 All that a batch changes is one transaction, so a number and what it counted are on disk together or not at all.
+
+A transaction takes the batches of a group in three steps, each over all of them at once::
+
+    decide     batch by batch, by the number of its stream: what is applied
+    gather     users and ids as sets, counts by name; ids that were known take their events out again
+    put        ids and users that the file may lack, sorted, so that neighbouring pages are touched together; counts;
+               of each stream the last number
 """
 
 from __future__ import annotations
@@ -20,18 +27,21 @@ from __future__ import annotations
 import os
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, compress, repeat
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
-from common.anonymise import ID_KEY_BYTES, USER_KEY_BYTES
 from common.lmdb_file import MAP_BYTES, Damaged, Database, Kind, LmdbFile, Txn
 from common.routing import Route, route_fingerprint
 from common.slices import SliceId
 from common.summaries import Summary
-from common.wire import NO_ID, Batch, Held, Outcome
+from common.wire import NO_ID, Held, Outcome
 from worker_node.receiver import Decision, Label, NumberedBatch, StreamRecord, decide_labelled, split
+from worker_node.recent_keys import RecentKeys
 
 DATABASES = {"users": Kind.SET, "ids": Kind.SET, "counts": Kind.MAP, "streams": Kind.MAP, "meta": Kind.MAP}
 USERS_KEY, IDS_KEY = b"u", b"i"
@@ -40,6 +50,11 @@ LABEL, FINGERPRINT, INCOMPLETE = b"label", b"fingerprint", b"incomplete"
 FILE_UUID_BYTES = 16
 
 _U64_BYTES = 8
+# So many passes over the kinds of a batch, each at a byte in a fraction of a nanosecond, take as long as one that looks
+# each byte up.
+_NAMES_COUNTED_EACH_MAX = 32
+
+T = TypeVar("T")
 
 
 class SliceStore:
@@ -51,15 +66,26 @@ class SliceStore:
         held: the slice as last committed.
     """
 
-    def __init__(self, *, file: LmdbFile, slice_id: SliceId, label: Label, held: Held) -> None:
+    def __init__(
+        self, *, file: LmdbFile, slice_id: SliceId, label: Label, held: Held, recent: RecentKeys | None = None
+    ) -> None:
         self.slice = slice_id
         self.label = label
         self.held = held
         self._file = file
+        self._recent = RecentKeys(keys_max=0) if recent is None else recent
 
     @classmethod
-    def open(cls, path: Path, slice_id: SliceId, *, map_bytes: int = MAP_BYTES) -> SliceStore | None:
+    def open(
+        cls, path: Path, slice_id: SliceId, *, recent: RecentKeys | None = None, map_bytes: int = MAP_BYTES
+    ) -> SliceStore | None:
         """Open the file of a slice; None if it never saw a commit, so that it holds nothing.
+
+        Args:
+            path: of the file.
+            slice_id: the slice.
+            recent: where to remember user keys that are in the file; without it, none are remembered.
+            map_bytes: the size of its map.
 
         Raises:
             Damaged: it cannot be read, or is not the file of a slice.
@@ -74,18 +100,26 @@ class SliceStore:
         except BaseException:
             file.close()
             raise
-        return cls(file=file, slice_id=slice_id, label=label, held=held)
+        return cls(file=file, slice_id=slice_id, label=label, held=held, recent=recent)
 
     @classmethod
     def create(
-        cls, path: Path, slice_id: SliceId, *, route: Route, position: int, key_id: bytes, map_bytes: int = MAP_BYTES
+        cls,
+        path: Path,
+        slice_id: SliceId,
+        *,
+        route: Route,
+        position: int,
+        key_id: bytes,
+        recent: RecentKeys | None = None,
+        map_bytes: int = MAP_BYTES,
     ) -> SliceStore:
         """Make the file of a slice. The label is written together with the first batch."""
         file = LmdbFile(path=path, databases=DATABASES, map_bytes=map_bytes)
         file.open()
         label = Label(file=os.urandom(FILE_UUID_BYTES), route=route, position=position, key_id=key_id)
         held = Held(summary=Summary(slice=slice_id), route=route, file=label.file)
-        return cls(file=file, slice_id=slice_id, label=label, held=held)
+        return cls(file=file, slice_id=slice_id, label=label, held=held, recent=recent)
 
     def apply(self, items: Sequence[NumberedBatch]) -> list[Decision]:
         """Apply batches in their order, in one transaction; on disk when this returns.
@@ -93,20 +127,11 @@ class SliceStore:
         Returns:
             What became of each, in the same order.
         """
-        decisions, summary = self._file.write(lambda txn: _Application(self, self._file, txn).run(items))
-        self._committed(summary)
-        return decisions
+        return self._commit(lambda application: application.run(items))
 
     def count(self, user_key: bytes, event_type: str) -> None:
         """Count one event that has no number: it counts again when it is repeated."""
-
-        def work(txn: Txn) -> Summary:
-            application = _Application(self, self._file, txn)
-            application.users.add(user_key)
-            application.counts[event_type] += 1
-            return application.finish()
-
-        self._committed(self._file.write(work))
+        self._commit(lambda application: application.count(user_key, event_type))
 
     def streams(self) -> list[tuple[bytes, StreamRecord]]:
         """Every stream that the slice has heard of, and how far it came."""
@@ -126,98 +151,147 @@ class SliceStore:
 
     def close(self) -> None:
         """Close the file."""
+        self._recent.forget(self)
         self._file.close()
+
+    def _commit(self, work: Callable[[_Application], T]) -> T:
+        """Do something in a transaction, and take it over once it is on disk; not before: it may be done twice."""
+
+        def transaction(txn: Txn) -> tuple[T, _Application]:
+            application = _Application(self, self._file, txn, self._recent)
+            return work(application), application
+
+        try:
+            result, application = self._file.write(transaction)
+        except BaseException:
+            self._recent.forget(self)
+            raise
+        self._recent.learn(self, application.new_users)
+        self._committed(application.summary)
+        return result
 
     def _committed(self, summary: Summary) -> None:
         self.held = Held(summary=summary, route=self.label.route, file=self.label.file, txn=self._file.txn)
 
 
-class _Application:
-    """What one transaction adds to a slice. Users are gathered and added at the end: sorted, and each once."""
+@dataclass(slots=True, eq=False)
+class _Taken:
+    """A batch that is applied, and the positions of its repeats, once they are known."""
 
-    def __init__(self, store: SliceStore, file: LmdbFile, txn: Txn) -> None:
-        self.users: set[bytes] = set()
-        self.counts: Counter[str] = Counter()
+    item: NumberedBatch
+    repeats: tuple[int, ...] = ()
+
+    @property
+    def record(self) -> StreamRecord:
+        return StreamRecord(self.item.batch.seq, self.item.check, self.repeats)
+
+
+class _Application:
+    """What one transaction adds to a slice.
+
+    Attributes:
+        summary: the slice as it will be.
+        new_users: the users of whom the file was asked; all of them are in it now.
+    """
+
+    def __init__(self, store: SliceStore, file: LmdbFile, txn: Txn, recent: RecentKeys) -> None:
+        self.summary = store.held.summary
+        self.new_users: set[bytes] = set()
         self._store = store
         self._file = file
         self._txn = txn
-        self._incomplete = False
-        self._applied = False
+        self._recent = recent
+        self._taken: list[_Taken] = []
+        self._last: dict[bytes, _Taken] = {}
 
-    def run(self, items: Sequence[NumberedBatch]) -> tuple[list[Decision], Summary]:
-        decisions = [self._receive(item) for item in items]
-        return decisions, self.finish() if self._applied else self._store.held.summary
+    def run(self, items: Iterable[NumberedBatch]) -> list[Decision]:
+        """Decide on batches in their order, and apply those that are due."""
+        decided = [self._decide(item) for item in items]
+        if self._taken:
+            self._add_batches()
+        return [decision if taken is None else replace(decision, repeats=taken.repeats) for decision, taken in decided]
 
-    def finish(self) -> Summary:
-        before = self._store.held.summary
+    def count(self, user_key: bytes, event_type: str) -> None:
+        """Count one event."""
+        self._add(users={user_key}, counts={event_type: 1}, incomplete=False)
+
+    def _decide(self, item: NumberedBatch) -> tuple[Decision, _Taken | None]:
+        """What to do with a batch; and, where its receipt speaks of repeats, the batch that has them."""
+        taken = self._last.get(item.stream)
+        decision = decide_labelled(
+            self._store.label, self._stored(item.stream) if taken is None else taken.record, item
+        )
+        if decision.outcome is Outcome.APPLIED:
+            taken = self._last[item.stream] = _Taken(item)
+            self._taken.append(taken)
+            return decision, taken
+        # Of the last batch of a stream, repeats are told again; those of a batch of this transaction are not known yet.
+        is_last = decision.outcome is Outcome.DUPLICATE and decision.repeats is not None
+        return decision, taken if is_last else None
+
+    def _stored(self, stream: bytes) -> StreamRecord | None:
+        stored = self._txn.get(stream, db=self._database("streams"))
+        return None if stored is None else _record(self._file, stored)
+
+    def _add_batches(self) -> None:
+        self._find_repeats()
+        users: set[bytes] = set()
+        counts: Counter[str] = Counter()
+        for taken in self._taken:
+            batch = taken.item.batch
+            users.update(_without(taken.item.users, taken.repeats))
+            for name, count in zip(batch.names, _counts(batch.kinds, len(batch.names)), strict=True):
+                counts[name] += count
+            for position in taken.repeats:
+                # A repeat counts nothing at all.
+                counts[batch.names[batch.kinds[position]]] -= 1
+        self._add(users=users, counts=counts, incomplete=any(taken.item.batch.regressed for taken in self._taken))
+        streams = self._database("streams")
+        for stream, taken in self._last.items():
+            self._txn.put(stream, taken.record.to_bytes(), db=streams)
+
+    def _find_repeats(self) -> None:
+        """Remember the ids, and find the events whose id was known: from before, or from earlier in the group."""
+        columns = [split(taken.item.batch.ids) for taken in self._taken]
+        ids = set(chain.from_iterable(columns))
+        if not ids:
+            return
+        ids.discard(NO_ID)
+        put = self._txn.cursor(self._database("ids")).put
+        # One descent per id tells and adds at once.
+        known = {key for key in sorted(ids) if not put(IDS_KEY, key, False)}  # noqa: FBT003 - dupdata; a keyword costs a tenth
+        if not known and len(ids) == sum(len(column) - column.count(NO_ID) for column in columns):
+            return
+        for taken, column in zip(self._taken, columns, strict=True):
+            taken.repeats = _repeats(column, known)
+
+    def _add(self, *, users: set[bytes], counts: Mapping[str, int], incomplete: bool) -> None:
+        before = self.summary
         if self._file.txn == 0:
             self._write_label()
-        added = self._add_users()
-        if self._incomplete:
+        added = self._add_users(users)
+        if incomplete:
             self._txn.put(INCOMPLETE, b"", db=self._database("meta"))
-        counts = dict(before.counts)
-        for name, count in self.counts.items():
+        totals = dict(before.counts)
+        for name, count in counts.items():
             if count:
-                counts[name] = counts.get(name, 0) + count
-                self._put_count(name.encode(), counts[name])
+                totals[name] = totals.get(name, 0) + count
+                self._put_count(name.encode(), totals[name])
         if added:
             self._put_count(UNIQUE_USERS, before.users + added)
-        return Summary(
+        self.summary = Summary(
             slice=self._store.slice,
             users=before.users + added,
-            counts=counts,
-            complete=before.complete and not self._incomplete,
+            counts=totals,
+            complete=before.complete and not incomplete,
         )
 
-    def _receive(self, item: NumberedBatch) -> Decision:
-        streams = self._database("streams")
-        stored = self._txn.get(item.stream, db=streams)
-        last = None if stored is None else _record(self._file, stored)
-        decision = decide_labelled(self._store.label, last, item)
-        if decision.outcome is not Outcome.APPLIED:
-            return decision
-        self._applied = True
-        repeats = self._add_events(item.batch)
-        record = StreamRecord(item.batch.seq, item.check, repeats)
-        self._txn.put(item.stream, record.to_bytes(), db=streams)
-        self._incomplete = self._incomplete or item.batch.regressed
-        return Decision(outcome=Outcome.APPLIED, repeats=repeats)
-
-    def _add_events(self, batch: Batch) -> tuple[int, ...]:
-        users = split(batch.users, USER_KEY_BYTES)
-        repeats = self._add_ids(batch.ids) if batch.ids else ()
-        for position in repeats:
-            # A repeat counts nothing at all.
-            self.counts[batch.names[batch.kinds[position]]] -= 1
-        if repeats:
-            gone = set(repeats)
-            users = [user for position, user in enumerate(users) if position not in gone]
-        self.users.update(users)
-        for index, name in enumerate(batch.names):
-            self.counts[name] += batch.kinds.count(index)
-        return repeats
-
-    def _add_ids(self, column: bytes) -> tuple[int, ...]:
-        """Remember the ids of a batch.
-
-        Returns:
-            The positions of those that were known already, from before or from earlier in the batch; ascending.
-        """
-        first: dict[bytes, int] = {}
-        repeats: list[int] = []
-        for position, key in enumerate(split(column, ID_KEY_BYTES)):
-            if key != NO_ID and first.setdefault(key, position) != position:
-                repeats.append(position)
-        # One descent per id tells and adds at once; sorted, so that neighbouring pages are touched together.
-        put = self._txn.cursor(self._database("ids")).put
-        repeats += [first[key] for key in sorted(first) if not put(IDS_KEY, key, dupdata=False)]
-        return tuple(sorted(repeats))
-
-    def _add_users(self) -> int:
-        if not self.users:
+    def _add_users(self, users: set[bytes]) -> int:
+        self.new_users = self._recent.unknown(self._store, users)
+        if not self.new_users:
             return 0
         # dupdata=False is the one mode whose ``added`` counts exactly the new members.
-        pairs = [(USERS_KEY, key) for key in sorted(self.users)]
+        pairs = zip(repeat(USERS_KEY), sorted(self.new_users))
         _, added = self._txn.cursor(self._database("users")).putmulti(pairs, dupdata=False)
         return added
 
@@ -231,6 +305,34 @@ class _Application:
 
     def _database(self, name: str) -> Database:
         return self._file.database(name)
+
+
+def _without(keys: Sequence[bytes], gone: Sequence[int]) -> Iterable[bytes]:
+    if not gone:
+        return keys
+    kept = bytearray(b"\1") * len(keys)
+    for position in gone:
+        kept[position] = 0
+    return compress(keys, kept)
+
+
+def _counts(kinds: bytes, names: int) -> list[int]:
+    """How many events there are of each kind."""
+    if names <= _NAMES_COUNTED_EACH_MAX:
+        return [kinds.count(index) for index in range(names)]
+    counts = Counter(kinds)
+    return [counts[index] for index in range(names)]
+
+
+def _repeats(column: Sequence[bytes], known: set[bytes]) -> tuple[int, ...]:
+    """The positions of ids that are known, in ascending order; from then on, all of the column are."""
+    repeats = []
+    for position, key in enumerate(column):
+        if key in known:
+            repeats.append(position)
+        elif key != NO_ID:
+            known.add(key)
+    return tuple(repeats)
 
 
 def _record(file: LmdbFile, stored: bytes) -> StreamRecord:

@@ -225,7 +225,7 @@ class Totals:
 def _with_late(held: Held, batch: Batch) -> Held:
     """A closed slice and one more batch: events without id count; of the rest nobody knows whether they are new."""
     counts = Counter(held.summary.counts)
-    keys = split(batch.ids, len(NO_ID))
+    keys = split(batch.ids)
     for position, kind in enumerate(batch.kinds):
         if not keys or keys[position] == NO_ID:
             counts[batch.names[kind]] += 1

@@ -45,7 +45,12 @@ class Machine:
         """The process starts."""
         self.faults.spare()
         self._totals = self._parts.totals(disk=self.disk)
-        shelf = self._parts.shelf(disk=self.disk, open_files_max=self._open_files_max, make_store=self._parts.store)
+        shelf = self._parts.shelf(
+            disk=self.disk,
+            open_files_max=self._open_files_max,
+            make_store=self._parts.store,
+            recent=self._parts.recent(),
+        )
         self._writer = self._parts.writer(shelf=shelf, totals=self._totals, holdings=Holdings())
         self._writer.begin()
         if self.hosts_registry:

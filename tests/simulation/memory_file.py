@@ -176,7 +176,7 @@ class _MemoryCursor:
         found: bytes = self._table[self._at]
         return found
 
-    def put(self, key: bytes, value: bytes, *, dupdata: bool) -> bool:
+    def put(self, key: bytes, value: bytes, dupdata: bool) -> bool:  # noqa: FBT001 - as LMDB's
         assert not dupdata
         members = self._members(key)
         if value in members:

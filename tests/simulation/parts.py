@@ -13,10 +13,18 @@ from api_node.spool import Spool
 from api_node.summary_cache import SummaryCache
 from tests.simulation.faults import Faults
 from tests.simulation.stores import Disk, InlineWriter, MemoryRegistry, MemoryShelf, MemorySpool, MemoryTotals
+from worker_node.recent_keys import RecentKeys
 from worker_node.registry import Registry
 from worker_node.shelf import Shelf
 from worker_node.slice_store import SliceStore
 from worker_node.totals import Totals
+
+RECENT_KEYS_MAX = 12
+
+
+def _few() -> RecentKeys:
+    """So few that a history forgets some of them again and again."""
+    return RecentKeys(keys_max=RECENT_KEYS_MAX)
 
 
 def _drawn(_node: str, drawn: int) -> bytes:
@@ -39,6 +47,7 @@ class Parts:
     cache: type[SummaryCache] = SummaryCache
     spool: Callable[..., Spool] = MemorySpool
     store: Callable[..., SliceStore] = SliceStore
+    recent: Callable[[], RecentKeys] = _few
     totals: Callable[..., Totals] = MemoryTotals
     registry: Callable[..., Registry] = MemoryRegistry
     shelf: Callable[..., Shelf] = MemoryShelf

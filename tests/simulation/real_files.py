@@ -20,6 +20,7 @@ from tests.simulation.parts import SHIPPED, Parts
 from tests.simulation.plans import FAULTS
 from tests.simulation.stores import Disk, InlineWriter
 from worker_node.receiver import Decision, NumberedBatch
+from worker_node.recent_keys import RecentKeys
 from worker_node.registry import Registry
 from worker_node.shelf import SLICES_FOLDER, Shelf
 from worker_node.slice_store import SliceStore
@@ -65,9 +66,13 @@ class RealSpool(Spool):
 class RealShelf(Shelf):
     """As it is."""
 
-    def __init__(self, *, disk: FolderDisk, open_files_max: int, make_store: Callable[..., SliceStore]) -> None:
+    def __init__(
+        self, *, disk: FolderDisk, open_files_max: int, make_store: Callable[..., SliceStore], recent: RecentKeys
+    ) -> None:
         assert make_store is SliceStore
-        super().__init__(folder=disk.folder / SLICES_FOLDER, open_files_max=open_files_max, map_bytes=MAP_BYTES)
+        super().__init__(
+            folder=disk.folder / SLICES_FOLDER, open_files_max=open_files_max, recent=recent, map_bytes=MAP_BYTES
+        )
         self.faults = disk.faults
 
 

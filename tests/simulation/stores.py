@@ -28,6 +28,7 @@ from tests.simulation.memory_file import Content, MemoryFile
 from worker_node import registry, slice_store, totals
 from worker_node.holdings import Holdings
 from worker_node.receiver import Label, NumberedBatch
+from worker_node.recent_keys import RecentKeys
 from worker_node.registry import Registry
 from worker_node.room import Load
 from worker_node.shelf import Shelf
@@ -109,8 +110,10 @@ class MemorySpool(Spool):
 class MemoryShelf(Shelf):
     """The slice files in memory. Which of them are open, and which is closed next, is the product's."""
 
-    def __init__(self, *, disk: Disk, open_files_max: int, make_store: Callable[..., SliceStore]) -> None:
-        super().__init__(folder=NOWHERE, open_files_max=open_files_max)
+    def __init__(
+        self, *, disk: Disk, open_files_max: int, make_store: Callable[..., SliceStore], recent: RecentKeys
+    ) -> None:
+        super().__init__(folder=NOWHERE, open_files_max=open_files_max, recent=recent)
         self._disk = disk
         self._make_store = make_store
 
@@ -129,12 +132,14 @@ class MemoryShelf(Shelf):
         file = self._disk.file(_name(slice_id), slice_store.DATABASES)
         self._disk.faults.point()
         self._slices.add(slice_id)
-        return self._keep(self._make_store(file=file, slice_id=slice_id, label=label, held=held))
+        return self._keep(self._make_store(file=file, slice_id=slice_id, label=label, held=held, recent=self._recent))
 
     def remove(self, slice_id: SliceId) -> None:
         """As Shelf."""
         self._disk.faults.point()
-        self._open.pop(slice_id, None)
+        store = self._open.pop(slice_id, None)
+        if store is not None:
+            store.close()
         self._slices.discard(slice_id)
         self._disk.unlink(_name(slice_id))
 
@@ -147,7 +152,7 @@ class MemoryShelf(Shelf):
             self.remove(slice_id)
             return None
         label, held = file.read(lambda txn: slice_store._load(file, txn, slice_id))  # noqa: SLF001 - the product's own reading
-        return self._make_store(file=file, slice_id=slice_id, label=label, held=held)
+        return self._make_store(file=file, slice_id=slice_id, label=label, held=held, recent=self._recent)
 
 
 def _name(slice_id: SliceId) -> str:

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.simulation.history import run
-from tests.simulation.parts import SHIPPED, Parts
-from tests.simulation.recent_keys import RecentKeys
+from tests.simulation.parts import SHIPPED
 from tests.simulation.runner import parts_of
 
 HISTORIES_MAX = 3_000
@@ -30,13 +29,6 @@ def test_a_planted_bug_is_found(planted: str) -> None:
 
     assert found is not None
     sys.stdout.write(f"{planted}: history {found.seed + 1}: {found.broken}\n")
-
-
-def test_a_cache_of_ids_that_waits_for_the_commit_is_no_bug() -> None:
-    """The planted one differs from it in nothing but the moment."""
-    parts = Parts(store=RecentKeys)
-
-    assert [outcome.broken for seed in range(500) if (outcome := run(seed, parts=parts)).broken] == []
 
 
 def test_without_a_bug_the_same_histories_are_well() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from common.routing import WorkerId
 from common.slices import SliceId
 from common.wire import NO_ID, Batch, check_of, encode
-from worker_node.receiver import NumberedBatch
+from worker_node.receiver import NumberedBatch, split
 
 KEY_ID = b"keyid-01"
 ROUTE = (WorkerId("0"),)
@@ -49,7 +49,7 @@ def a_batch(
 
 def numbered(batch: Batch, *, stream: bytes = STREAM, position: int = 0, spooled: bool = False) -> NumberedBatch:
     """The batch as it reaches the writer."""
-    return NumberedBatch(stream, batch, check_of(encode(batch)), position, spooled)
+    return NumberedBatch(stream, batch, split(batch.users), check_of(encode(batch)), position, spooled)
 
 
 def item(*events: Event, stream: bytes = STREAM, spooled: bool = False, seq: int = 1, at: int = 0) -> NumberedBatch:

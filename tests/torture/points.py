@@ -4,7 +4,7 @@
 
     worker, for a batch:   before-transaction
                            file-made            the slice's file is there, and empty
-                           in-transaction       all its events are put, its counters are not
+                           in-transaction       all batches of the group are decided on, nothing is put yet
                            in-commit            at some moment while LMDB writes
                            after-commit         before the receipt leaves
     worker, for a route:   before-claim, after-claim

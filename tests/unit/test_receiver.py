@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from common.routing import WorkerId
 from common.wire import Envelope, Outcome, check_of, encode
 from tests.support.batches import KEY_ID, STREAM, a_batch, numbered
-from worker_node.receiver import APPLY, Label, NumberedBatch, StreamRecord, address, decide, decide_labelled
+from worker_node.receiver import APPLY, Label, NumberedBatch, StreamRecord, address, decide, decide_labelled, split
 
 CHECK, OTHER_CHECK = b"check--1", b"check--2"
 LAST = StreamRecord(7, CHECK, (3, 5))
@@ -86,9 +86,18 @@ def addressed(worker, batch):
 
 
 def test_a_batch_is_numbered_with_what_came_around_it():
+    """And its user keys are split, once for all that look at them."""
     batch = a_batch(route=("2", "0"))
 
-    assert addressed("0", batch) == NumberedBatch(STREAM, batch, check_of(encode(batch)), 1, spooled=True)
+    assert addressed("0", batch) == NumberedBatch(STREAM, batch, (), check_of(encode(batch)), 1, spooled=True)
+
+
+@pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 16_384])
+def test_a_column_is_split_into_its_keys(count):
+    """In order, whatever its length."""
+    keys = tuple(number.to_bytes(16, "big") for number in range(count))
+
+    assert split(b"".join(keys)) == keys
 
 
 def test_a_batch_whose_route_does_not_name_this_worker_is_refused():

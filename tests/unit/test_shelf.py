@@ -9,6 +9,7 @@ import pytest
 from common.lmdb_file import Damaged
 from common.slices import SliceId
 from tests.support.batches import KEY_ID, ROUTE, item
+from worker_node.recent_keys import RecentKeys
 from worker_node.shelf import OPEN_FILES_MAX, Shelf, open_files_bound
 from worker_node.slice_store import SliceStore
 
@@ -64,6 +65,25 @@ def test_the_file_used_least_recently_is_closed_first(shelf):
     assert shelf.open_files == 2
     assert shelf.get(SliceId(1)) is first
     assert shelf.get(SliceId(2)) is not second
+
+
+def test_what_is_known_of_a_file_goes_when_it_is_closed_set_aside_or_removed(tmp_path):
+    """Another file of that name may take its place."""
+    recent = RecentKeys()
+    shelf = Shelf(folder=tmp_path / "slices", open_files_max=2, recent=recent)
+    shelf.start(closed=())
+    for number in (1, 2, 3, 4):
+        filled(shelf, number)
+    assert len(recent) == 2
+
+    shelf.quarantine(SliceId(4))
+    assert len(recent) == 1
+    shelf.remove(SliceId(3))
+    assert len(recent) == 0
+
+    filled(shelf, 5)
+    shelf.close()
+    assert len(recent) == 0
 
 
 def test_a_look_leaves_the_open_files_as_they_are(shelf):

@@ -10,6 +10,7 @@ from common.slices import SliceId
 from common.wire import Outcome
 from tests.support.batches import KEY_ID, OTHER_STREAM, ROUTE, STREAM, a_batch, item, key, numbered
 from tests.support.slice_files import problems_of
+from worker_node.recent_keys import RecentKeys
 from worker_node.slice_store import SliceStore
 
 SLICE = SliceId(-3)
@@ -22,8 +23,13 @@ def path(tmp_path):
 
 
 @pytest.fixture
-def store(path):
-    store = SliceStore.create(path, SLICE, route=ROUTE, position=0, key_id=KEY_ID)
+def recent():
+    return RecentKeys(keys_max=100)
+
+
+@pytest.fixture
+def store(path, recent):
+    store = SliceStore.create(path, SLICE, route=ROUTE, position=0, key_id=KEY_ID, recent=recent)
     yield store
     store.close()
 
@@ -171,6 +177,80 @@ def test_a_batch_of_another_route_or_key_changes_nothing_and_keeps_its_number(st
     assert outcomes(decisions) == [Outcome.WRONG_ROUTE, Outcome.WRONG_KEY, Outcome.APPLIED]
 
 
+def test_a_duplicate_within_a_group_gets_the_positions_of_its_repeats(store):
+    """They are known only when the ids of the whole group are."""
+    store.apply([item(("a", "click", "i"), stream=OTHER_STREAM)])
+    batch = item(("a", "click", "i"), ("b", "click", "j"), ("b", "click", "j"))
+
+    decisions = store.apply([batch, batch, item(("c", "click", "j"), seq=2), batch])
+
+    assert [(decision.outcome, decision.repeats) for decision in decisions] == [
+        (Outcome.APPLIED, (0, 2)),
+        (Outcome.DUPLICATE, (0, 2)),
+        (Outcome.APPLIED, (0,)),
+        (Outcome.DUPLICATE, None),
+    ]
+    assert store.apply([item(("c", "click", "j"), seq=2)])[0].repeats == (0,)
+    assert (store.held.summary.users, store.held.summary.counts) == (2, {"click": 2})
+
+
+def test_a_batch_of_many_types_is_counted_as_one_of_few(store):
+    """Few are counted one after the other, many at once."""
+    types = [f"type-{number}" for number in range(256)]
+
+    store.apply([item(*(("a", name) for name in types + types[::2]))])
+
+    assert store.held.summary.counts == {name: 2 - number % 2 for number, name in enumerate(types)}
+
+
+def test_a_user_is_known_once_it_is_committed(store, recent):
+    store.apply([item(("a", "click"), ("b", "click"))])
+    store.count(key("c"), "click")
+
+    assert recent.unknown(store, {key("a"), key("b"), key("c"), key("d")}) == {key("d")}
+    store.apply([item(("a", "click"), ("d", "click"), seq=2)])
+    assert store.held.summary.users == 4
+
+
+def test_a_user_of_a_repeated_event_does_not_become_known(store, recent):
+    """It is not in the file."""
+    store.apply([item(("a", "click", "i"))])
+
+    store.apply([item(("b", "click", "i"), seq=2)])
+
+    assert recent.unknown(store, {key("b")}) == {key("b")}
+    store.apply([item(("b", "click"), seq=3)])
+    assert store.held.summary.users == 2
+
+
+class Stops(Exception):
+    """What ends a transaction before its commit."""
+
+
+def test_of_a_failed_transaction_nothing_is_known(store, recent):
+    """Nor of what was there before: whoever fails knows little."""
+    store.apply([item(("a", "click"))])
+
+    def items():
+        yield item(("b", "click"), seq=2)
+        raise Stops
+
+    with pytest.raises(Stops):
+        store.apply(items())
+
+    assert recent.unknown(store, {key("a"), key("b")}) == {key("a"), key("b")}
+    store.apply([item(("a", "click"), ("b", "click"), seq=2)])
+    assert (store.held.summary.users, store.held.summary.counts) == (2, {"click": 3})
+
+
+def test_of_a_closed_file_nothing_is_known(store, recent):
+    store.apply([item(("a", "click"))])
+
+    store.close()
+
+    assert len(recent) == 0
+
+
 def test_an_event_without_a_number_counts_each_time(store):
     store.apply([item(("a", "click"))])
 
@@ -182,7 +262,8 @@ def test_an_event_without_a_number_counts_each_time(store):
 
 def test_a_full_map_grows_and_the_group_is_replayed(path):
     """Also within the first transaction, whose databases are gone with it when it is aborted."""
-    store = SliceStore.create(path, SLICE, route=ROUTE, position=0, key_id=KEY_ID, map_bytes=SMALL_MAP)
+    recent = RecentKeys()
+    store = SliceStore.create(path, SLICE, route=ROUTE, position=0, key_id=KEY_ID, recent=recent, map_bytes=SMALL_MAP)
     words = [f"user-{number}" for number in range(10_000)]
 
     for seq, part in enumerate((words[:5000], words[4000:]), start=1):
@@ -191,6 +272,7 @@ def test_a_full_map_grows_and_the_group_is_replayed(path):
 
     assert store.held.summary.users == 10_000
     assert store.held.summary.counts == {"click": 10_000}
+    assert len(recent) == 10_000
     store.close()
     assert path.stat().st_size > SMALL_MAP
     assert problems_of(path) == []

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from common.lmdb_file import Txn
-from common.summaries import Summary
 from common.wire import Outcome
 from tests.simulation.parts import SHIPPED
 from worker_node.receiver import Decision, NumberedBatch
@@ -25,18 +23,16 @@ class Remembers(SliceStore):
     def apply(self, items: Sequence[NumberedBatch]) -> list[Decision]:
         """The memory changes while the transaction is under way."""
 
-        def work(txn: Txn) -> tuple[list[Decision], Summary]:
+        def work(application: _Application) -> list[Decision]:
             new = [item for item in items if item.batch.seq > self._last.get(item.stream, 0)]
-            decisions, summary = _Application(self, self._file, txn).run(new)
+            decisions = application.run(new)
             told = dict(zip(map(id, new), decisions, strict=True))
             for item, decision in zip(new, decisions, strict=True):
                 if decision.outcome is Outcome.APPLIED:
                     self._last[item.stream] = item.batch.seq
-            return [told.get(id(item), REPEATED) for item in items], summary
+            return [told.get(id(item), REPEATED) for item in items]
 
-        decisions, summary = self._file.write(work)
-        self._committed(summary)
-        return decisions
+        return self._commit(work)
 
 
 PARTS = replace(SHIPPED, store=Remembers)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from common.lmdb_file import Txn
-from common.summaries import Summary
 from tests.simulation.parts import SHIPPED
 from worker_node.receiver import Decision, NumberedBatch
 from worker_node.slice_store import SliceStore, _Application
@@ -19,10 +17,10 @@ class TwoTransactions(SliceStore):
         """First the data, then the numbers."""
         records: dict[bytes, bytes] = {}
 
-        def data(txn: Txn) -> tuple[list[Decision], Summary]:
-            streams = self._file.database("streams")
+        def data(application: _Application) -> list[Decision]:
+            txn, streams = application._txn, self._file.database("streams")  # noqa: SLF001 - to do wrong what it does
             before = {item.stream: txn.get(item.stream, db=streams) for item in items}
-            told = _Application(self, self._file, txn).run(items)
+            decisions = application.run(items)
             for stream, record in before.items():
                 now = txn.get(stream, db=streams)
                 if now is not None and now != record:
@@ -30,11 +28,11 @@ class TwoTransactions(SliceStore):
                     txn.pop(stream, db=streams)
                     if record is not None:
                         txn.put(stream, record, db=streams)
-            return told
+            return decisions
 
-        decisions, summary = self._file.write(data)
+        decisions = self._commit(data)
         self._file.write(lambda txn: [txn.put(at, it, db=self._file.database("streams")) for at, it in records.items()])
-        self._committed(summary)
+        self._committed(self.held.summary)
         return decisions
 
 

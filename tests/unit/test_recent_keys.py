@@ -1,0 +1,123 @@
+"""Keys that are known to be in a file need not be looked for in it; what is forgotten is only asked for again."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker_node.recent_keys import RecentKeys
+
+ONE, TWO = "one store", "another"
+
+
+def keys(*words):
+    return {word.encode().ljust(16, b".") for word in words}
+
+
+def test_what_was_learnt_is_known_of_that_store_alone():
+    recent = RecentKeys(keys_max=10)
+
+    recent.learn(ONE, keys("a", "b"))
+
+    assert recent.unknown(ONE, keys("a", "b", "c")) == keys("c")
+    assert recent.unknown(TWO, keys("a")) == keys("a")
+
+
+def test_to_ask_is_not_to_know():
+    """Whoever asks may yet fail to commit."""
+    recent = RecentKeys(keys_max=10)
+
+    assert recent.unknown(ONE, keys("a")) == keys("a")
+    assert recent.unknown(ONE, keys("a")) == keys("a")
+
+
+def test_the_older_half_is_forgotten_first():
+    recent = RecentKeys(keys_max=4)
+
+    for word in "abcde":
+        recent.learn(ONE, keys(word))
+
+    assert recent.unknown(ONE, keys(*"abcde")) == keys("a", "b")
+
+
+def test_a_key_that_is_seen_again_stays():
+    """Others that came with it go."""
+    recent = RecentKeys(keys_max=4)
+    recent.learn(ONE, keys("a", "b"))
+    recent.learn(ONE, keys("c"))
+
+    recent.unknown(ONE, keys("a"))
+    recent.learn(ONE, keys("d"))
+
+    assert recent.unknown(ONE, keys(*"abcd")) == keys("b")
+
+
+def test_a_store_is_forgotten_alone():
+    recent = RecentKeys(keys_max=4)
+    for store in (ONE, TWO, ONE, TWO):
+        recent.learn(store, keys(f"{len(recent)}"))
+
+    recent.forget(ONE)
+
+    assert recent.unknown(ONE, keys(*"0123")) == keys(*"0123")
+    assert recent.unknown(TWO, keys(*"0123")) == keys("0", "2")
+
+
+def test_what_a_forgotten_store_took_up_is_free_again():
+    recent = RecentKeys(keys_max=4)
+    recent.learn(ONE, keys("a", "b"))
+    recent.forget(ONE)
+
+    recent.learn(TWO, keys("c", "d"))
+    recent.learn(TWO, keys("e"))
+
+    assert recent.unknown(TWO, keys("c", "d", "e")) == set()
+
+
+def test_more_than_a_half_holds_is_not_remembered():
+    """It would take the place of everything else at once."""
+    recent = RecentKeys(keys_max=4)
+    recent.learn(ONE, keys("a"))
+
+    recent.learn(ONE, keys("b", "c", "d"))
+
+    assert recent.unknown(ONE, keys(*"abcd")) == keys("b", "c", "d")
+
+
+def test_a_bound_of_none_remembers_nothing():
+    recent = RecentKeys(keys_max=0)
+
+    recent.learn(ONE, keys("a"))
+
+    assert recent.unknown(ONE, keys("a")) == keys("a")
+    assert len(recent) == 0
+
+
+Step = tuple[str, str, set[bytes]]
+
+_sets = st.sets(st.sampled_from("abcdefgh"), max_size=4).map(lambda words: keys(*words))
+_steps: st.SearchStrategy[list[Step]] = st.lists(
+    st.tuples(st.just("ask"), st.sampled_from((ONE, TWO)), _sets)
+    | st.tuples(st.just("commit"), st.sampled_from((ONE, TWO)), _sets)
+    | st.tuples(st.just("forget"), st.sampled_from((ONE, TWO)), st.just(keys())),
+    max_size=40,
+)
+
+
+@given(st.integers(0, 12), _steps)
+def test_what_is_known_is_committed_and_bounded(keys_max, steps):
+    """Whatever happens: never a key that was not learnt since the store was forgotten, never more than the bound."""
+    recent = RecentKeys(keys_max=keys_max)
+    committed: dict[str, set[bytes]] = {ONE: set(), TWO: set()}
+
+    for what, store, some in steps:
+        if what == "forget":
+            recent.forget(store)
+            committed[store] = set()
+            continue
+        unknown = recent.unknown(store, some)
+        assert some - committed[store] <= unknown <= some
+        if what == "commit":
+            recent.learn(store, unknown)
+            committed[store] |= some
+        assert len(recent) <= keys_max

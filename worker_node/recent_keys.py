@@ -1,0 +1,65 @@
+"""User keys that are known to be in their slice's file, so that an event of a user just seen needs no look into it.
+
+::
+
+    unknown(store, keys)   those of the keys that the file must be asked about; the rest is in it
+    learn(store, keys)     they are in the file: its transaction is committed
+    forget(store)          the file is closed, or set aside, or a transaction on it has failed
+
+    young   every key goes in here                       full: it becomes the old one, and an empty one begins
+    old     keys not seen since; one that is seen again goes over to the young ones
+
+A key that is in here and not in the file would never be counted: that is why it enters after the commit, and why all
+that is known of a file goes when it is closed. A key that is not in here costs one look into the file, and nothing
+else: so what does not fit may be forgotten at any time, and is, in two halves instead of one by one.
+
+All of it belongs to the writer's thread. Ids have no such set: nearly every one is new, and must go to the file anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+# Of all slices together. Such a key takes about 105 bytes, its place in a hash table included: 64 MiB when both halves
+# are full, next to nothing before. Half of them just fit a table of 2^19 places, which doubles when it is 3/5 full.
+RECENT_KEYS_MAX = 620_000
+
+_NONE: frozenset[bytes] = frozenset()
+
+
+class RecentKeys:
+    """The keys seen lately in all open files, at most ``keys_max``; by store, because a file may be opened again."""
+
+    def __init__(self, *, keys_max: int = RECENT_KEYS_MAX) -> None:
+        self._half_max = keys_max // 2
+        self._young: dict[Hashable, set[bytes]] = {}
+        self._old: dict[Hashable, set[bytes]] = {}
+        self._young_keys = 0
+
+    def __len__(self) -> int:
+        return sum(len(keys) for half in (self._young, self._old) for keys in half.values())
+
+    def unknown(self, store: Hashable, keys: set[bytes]) -> set[bytes]:
+        """Those of the keys of which it is not known that the file has them."""
+        unknown = keys - self._young.get(store, _NONE)
+        old = self._old.get(store)
+        if old and unknown:
+            again = unknown & old
+            old -= again
+            self.learn(store, again)
+            unknown -= again
+        return unknown
+
+    def learn(self, store: Hashable, keys: set[bytes]) -> None:
+        """Remember keys that were unknown and are in the file now. More than a half holds are not worth it."""
+        if not keys or len(keys) > self._half_max:
+            return
+        if self._young_keys + len(keys) > self._half_max:
+            self._old, self._young, self._young_keys = self._young, {}, 0
+        self._young.setdefault(store, set()).update(keys)
+        self._young_keys += len(keys)
+
+    def forget(self, store: Hashable) -> None:
+        """Know nothing of the store's file any more."""
+        self._young_keys -= len(self._young.pop(store, _NONE))
+        self._old.pop(store, None)
