@@ -11,6 +11,7 @@ from aiohttp import web
 from common.bodies import read_body
 from common.errors import Malformed, WrongMediaType
 from common.events import EVENT, TIMESTAMP, parse_timestamp, read_json, read_urlencoded
+from common.multipart import MULTIPART, read_multipart
 from common.summaries import to_json, to_text
 from common.web import json_response
 
@@ -185,7 +186,9 @@ async def _body_fields(request: web.Request) -> list[Field] | None:
         except UnicodeError:
             message = "the body is not UTF-8"
             raise Malformed(message) from None
-    message = f"send {FORM} or {JSON}"
+    if request.content_type == MULTIPART:
+        return read_multipart(body, request.headers["Content-Type"])
+    message = f"send {FORM}, {MULTIPART} or {JSON}"
     raise WrongMediaType(message)
 
 

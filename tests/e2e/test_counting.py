@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from tests.support.cluster import FIRST, HOUR, Cluster
 from tests.support.events import Model, Post, tally, user
+from tests.support.forms import TYPE, form_of
 from tests.support.load import Connection, pour
 from tests.support.patience import eventually
 
@@ -102,7 +103,7 @@ async def test_an_event_named_by_its_field_is_answered_204(cluster: Cluster, hou
 
 
 async def test_bodies_count_like_queries(cluster: Cluster, hour: int) -> None:
-    """The same user in a query, a form and a JSON body is one user with three events."""
+    """The same user in a query, a form, a form in parts and a JSON body is one user with four events."""
     url = cluster.api["0"].url
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     json = {"Content-Type": "application/json"}
@@ -116,10 +117,18 @@ async def test_bodies_count_like_queries(cluster: Cluster, hour: int) -> None:
                 "POST", url, body=f'{{"timestamp":{hour},"user":"{user("é")}","event":"click"}}', headers=json
             )
         ).status,
+        (
+            await cluster.ask(
+                "POST",
+                url,
+                body=form_of([("timestamp", f"{hour}"), ("user", user("é")), ("impression", "")]),
+                headers={"Content-Type": TYPE},
+            )
+        ).status,
     ]
 
-    assert statuses == [202, 202, 202]
-    assert await cluster.summary(hour) == tally(1, 2, 1)
+    assert statuses == [202, 202, 202, 202]
+    assert await cluster.summary(hour) == tally(1, 2, 2)
 
 
 async def test_every_form_of_a_timestamp_falls_into_its_slice(cluster: Cluster, hour: int) -> None:

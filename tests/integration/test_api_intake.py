@@ -18,12 +18,14 @@ from common.wire import MEDIA_TYPE, NAMES_MAX, Envelope, Outcome, Reply, decode,
 from tests.support.batches import a_batch
 from tests.support.cluster import FIRST, HOUR, Answer
 from tests.support.events import CANARY, tally, user
+from tests.support.forms import TYPE, form_of
 from tests.support.nodes import Delayed, Nodes, Silent, until
 from tests.support.patience import eventually
 from tests.support.proxy import Proxy
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 JSON = {"Content-Type": "application/json"}
+PARTS = {"Content-Type": TYPE}
 EVENT = f"timestamp={FIRST}&user={user(1)}&click"
 AS_JSON = f'{{"timestamp": {FIRST}, "user": "{user(1)}", "event": "click"}}'
 
@@ -47,10 +49,13 @@ def is_refused(answer: Answer, status: int, problem: str, field: str | None = No
         ("", AS_JSON, JSON, 202),
         ("event=click", f'{{"timestamp": "{FIRST}", "user": "{user(1)}", "colour": [1]}}', JSON, 202),
         (EVENT, "", FORM, 202),
+        ("", form_of([("timestamp", f"{FIRST}"), ("user", user(1)), ("event", "click")]), PARTS, 202),
+        ("event=click", form_of([("timestamp", f"{FIRST}"), ("user", user(1)), ("colour", "a\r\nb")]), PARTS, 202),
+        (EVENT, form_of([]), PARTS, 202),
     ],
 )
 async def test_an_event_comes_as_query_form_or_json(
-    tmp_path: Path, query: str, body: str | None, headers: dict[str, str], status: int
+    tmp_path: Path, query: str, body: str | bytes | None, headers: dict[str, str], status: int
 ) -> None:
     """202, or 204 for the older form; empty, and on a worker's disk."""
     async with Nodes(tmp_path) as nodes:
@@ -76,6 +81,9 @@ async def test_an_event_comes_as_query_form_or_json(
         ("", f"user=%ff{CANARY}", FORM, (400, "malformed", None)),
         ("", f"{CANARY}\udcff".encode(errors="surrogateescape"), FORM, (400, "malformed", None)),
         ("", f'{{"user": "{CANARY}"', JSON, (400, "malformed", None)),
+        ("", form_of([("user", CANARY), ("user", CANARY)]), PARTS, (400, "malformed", "user")),
+        ("", form_of([("user", CANARY)])[:-5], PARTS, (400, "malformed", None)),
+        ("", form_of([("user", CANARY)]), {"Content-Type": "multipart/form-data"}, (400, "malformed", None)),
         ("", AS_JSON, {"Content-Type": "text/plain"}, (415, "media-type", None)),
         ("", b"x" * (64 * 1024 + 1), FORM, (413, "too-large", None)),
         (f"timestamp={FIRST + 10 * HOUR}&user={user(1)}&click", None, {}, (422, "outside-window", "timestamp")),

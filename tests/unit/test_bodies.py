@@ -5,7 +5,7 @@ from __future__ import annotations
 import tracemalloc
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.bodies import ZSTD_FRAMES_MAX, ZSTD_WINDOW_BYTES_MAX, inflate
@@ -16,16 +16,19 @@ BODY_MAX = 100_000
 WINDOW_LOG = ZSTD_WINDOW_BYTES_MAX.bit_length() - 1
 SOME, MORE = CODINGS["zstd"](b"user=ada"), CODINGS["zstd"](b"&click")
 
+patient = settings(deadline=None)  # of a machine that does other things too
 each_coding = pytest.mark.parametrize("coding", CODINGS)
 
 
 @each_coding
+@patient
 @given(content=st.binary(max_size=300))
 def test_what_was_compressed_comes_out(coding: str, content: bytes) -> None:
     assert inflate(CODINGS[coding](content), coding, bytes_max=300) == content
 
 
 @each_coding
+@patient
 @given(content=st.binary(min_size=20, max_size=300), data=st.data())
 def test_no_part_of_a_body_passes_for_it(coding: str, content: bytes, data: st.DataObject) -> None:
     """A body that was cut anywhere, or has something behind it, is malformed."""
@@ -39,6 +42,7 @@ def test_no_part_of_a_body_passes_for_it(coding: str, content: bytes, data: st.D
 
 
 @each_coding
+@patient
 @given(body=st.binary())
 def test_any_bytes_are_content_or_malformed(coding: str, body: bytes) -> None:
     """Nothing but Malformed and TooLarge comes out of bytes that nobody compressed."""
@@ -49,6 +53,7 @@ def test_any_bytes_are_content_or_malformed(coding: str, body: bytes) -> None:
     assert len(content) <= 10
 
 
+@patient
 @given(pieces=st.lists(st.binary(max_size=50), max_size=4), at=st.integers(0), bit=st.integers(0, 7))
 def test_a_flipped_bit_of_zstd_is_content_or_malformed(pieces: list[bytes], at: int, bit: int) -> None:
     """Whatever a damaged frame claims about itself."""
