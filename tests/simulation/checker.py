@@ -11,6 +11,7 @@ each as a whole: a choice must exist under which the counts of every type *and* 
                  of which only the events without id are in the counts  = counts, users        not complete
     rotten       a spooled batch whose record cannot be read counts as unknown   not complete; else as spooled
     lost         at most everything, at least what was acknowledged since       not complete
+    not known    after a rebuild in which nobody could tell the route: nothing but rotten records      answered 503
     set back     at most everything; if not everything that was acknowledged is there, and a stream that
                  lost something went on, it must have noticed:                                 not complete
 """
@@ -77,6 +78,8 @@ def _check_answers(world: World, slice_id: SliceId, whole: Summary) -> None:
             if whole.is_empty:
                 continue
             raise Broken(f"node {node.name} does not find the route of slice {slice_id}: {error}") from None
+        if route is None and world.is_unknown(slice_id):
+            raise Broken(f"node {node.name} answers zeros for slice {slice_id}, of which nobody knows what it holds")
         held = [world.machines[worker].held(slice_id) for worker in route or ()]
         answer = add(slice_id, [one.summary for one in held if one is not None])
         if answer != whole:
@@ -98,6 +101,11 @@ def _check_part(world: World, worker: WorkerId, slice_id: SliceId, summary: Summ
     if worker in world.replaced:
         noticed = _should_have_noticed(world, worker, slice_id, told)
         _check_set_back(summary, told, unknown, noticed=noticed, where=where)
+        return
+    if world.is_unknown(slice_id):
+        # Every node answers 503: what its rotten records held may be lost, and is not said to be zero.
+        if told or not summary.is_empty:
+            raise Broken(f"{where}: is not known any more, and has acknowledged events: {_of(told)}")
         return
     rotten = [one for one in unknown if one in world.rotten]
     if summary.complete == (summary.late > 0) and (summary.complete or not rotten):

@@ -335,6 +335,7 @@ class History(World):
             self._carry_all()
             self.now += HEALING_SECONDS
             wanting = [it for it in self.ledger.keyed if not it.acknowledged and not it.ended]
+            wanting = [it for it in wanting if not self.is_unknown(it.slice)]
             busy = [link for link in self.links() if not link.is_idle]
             if not wanting and not busy:
                 break

@@ -176,9 +176,12 @@ class Link:
 
     @property
     def is_idle(self) -> bool:
-        """Whether every batch is answered for, the spooled ones too."""
+        """Whether every batch is answered for, the spooled ones too; but for those whose route nobody can tell."""
         spooled = self.worker in self.node.room.spool.streams().values()
-        return not spooled and not self.drains and not self.in_flight and all(it.is_empty for it in self.senders)
+        waiting = [at for at, events in self.node.room.spool.events.items() if events]
+        stuck = bool(waiting) and all(map(self.node.world.is_unknown, waiting))
+        drained = stuck or (not spooled and not self.drains)
+        return drained and not self.in_flight and all(it.is_empty for it in self.senders)
 
     def _current(self) -> Sender[Waiter]:
         if not self.senders or self.senders[-1].retired:
@@ -215,12 +218,7 @@ class Link:
                 self.node.world.decide(spooled.waiter, Fate.SPOOLED)
 
     def _drain(self, drain: Drain) -> Request | None:
-        try:
-            taken = finish(drain.take(self.node.world.now))
-        except NoAnswer:
-            # The route of a damaged record is not known right now: begin again with what is on disk.
-            self._end(drain)
-            return None
+        taken = finish(drain.take(self.node.world.now))
         if taken is not None:
             return self._send(*taken, drain)
         if drain.is_done:
@@ -417,10 +415,13 @@ class Node:
 
     async def empty_batch(self, slice_id: SliceId, seq: int) -> Batch:
         """Stands for a damaged record of the spool, as in ``api_node/app.py``."""
+        route = self.find(slice_id)
+        if route is None:
+            raise NoAnswer("")
         return Batch(
             slice=slice_id,
             seq=seq,
-            route=self.find(slice_id) or (),
+            route=route,
             key_id=self.world.key_id(slice_id),
             names=(),
             kinds=b"",

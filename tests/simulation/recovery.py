@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Sequence
 
 from common.errors import ConfigRefused, NotTaken
-from common.slices import Micros
+from common.slices import SECOND, Micros
 from common.wire import Rebuild, ReplaceWorker, SettledRoute
 from tallyslice.merge import Merged, Told, merge
 from tests.simulation.machine import Machine
@@ -31,7 +31,8 @@ def rebuild(world: World) -> None:
     for machine in world.machines.values():
         machine.faults.spare()  # people see to it that everybody lives while they are asked
     others = [*map(_worker_told, world.machines.values()), *map(_node_told, world.nodes)]
-    now = Micros(int(world.now * 1_000_000))
+    # All slices of the history have begun: what nobody knows of them stays unknown, if something must.
+    now = Micros(PINS.first + (world.slices[-1] + 1) * PINS.length_seconds * SECOND)
     try:
         merged = merge((_registry_told(host), *others), everybody=True, now=now)
     except ConfigRefused as error:
@@ -58,9 +59,14 @@ def rebuild(world: World) -> None:
         ),
         known=host.totals.claims,
     )
+    assert host.registry.pins is not None
+    world.pins = host.registry.pins
     for machine in world.machines.values():
+        machine.pins = world.pins
+        machine.totals.set_pins(world.pins)
         machine.writer.note_claims_now(merged.claims)
     for node in world.nodes:
+        node.membership.pins = world.pins
         node.membership.saw_claims(merged.claims)
         node.kept_claims = node.membership.claims
     # No network keeps anything for as long as people take.
@@ -128,21 +134,25 @@ def _registry_told(host: Machine) -> Told:
 
 def _worker_told(machine: Machine) -> Told:
     held = machine.all_held()
+    routes = {at: SettledRoute(slice=at, route=one.route, number=0) for at, one in held.items() if one.route}
     return Told(
         who=f"worker-{machine.worker}",
         cluster=PINS.cluster,
         claims=machine.totals.claims,
         pins=machine.totals.pins,
-        routes={at: SettledRoute(slice=at, route=one.route, number=0) for at, one in held.items() if one.route},
+        routes=routes,
+        unreadable=frozenset(held.keys() - routes.keys()),
     )
 
 
 def _node_told(node: Node) -> Told:
-    known = {at: route for at, route in node.room.spool.routes().items() if route} | node.routes.all_known()
+    spooled = node.room.spool.routes()
+    known = {at: route for at, route in spooled.items() if route} | node.routes.all_known()
     return Told(
         who=f"api-{node.name}",
         cluster=PINS.cluster,
         claims=node.membership.claims,
         pins=node.membership.pins,
         routes={at: SettledRoute(slice=at, route=route, number=0) for at, route in known.items()},
+        unreadable=frozenset(spooled.keys() - known.keys()),
     )

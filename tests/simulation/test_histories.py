@@ -29,6 +29,8 @@ from worker_node.writer import Writer
 # Found by longer runs, each with what was wrong; other draws may have made another history of it since.
 FOUND = {
     5003849: "a node let go of a worker that a route names which it had learned from it, not from the old registry",
+    5449884: "a damaged record whose route nobody could tell went out without one",
+    5459921: "a damaged record whose route nobody could tell held up, or spoiled, the other slices of its stream",
 }
 HISTORIES = 10_000  # half a minute on two idle cores; a million by hand, see __main__.py
 

@@ -182,6 +182,12 @@ class World:
                 # Its client was told otherwise, and would not retry; that somebody does keeps the books simple.
                 event.acknowledged = False
 
+    def is_unknown(self, slice_id: SliceId) -> bool:
+        """Whether the registry was rebuilt, and nobody could tell the route that the slice may have; it is up."""
+        registry = self.machines[PINS.registry].registry
+        settled = {one.slice for one in registry.routes(None).routes}
+        return registry.pins is not None and registry.pins.unknown_before is not None and slice_id not in settled
+
     def pins_at_registry(self) -> Pins | None:
         """What the registry answers to somebody who joins; None if it does not."""
         host = self.machines[PINS.registry]
