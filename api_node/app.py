@@ -19,16 +19,18 @@ from typing import TYPE_CHECKING
 import aiohttp
 from aiohttp import web
 
-from api_node.delivery import AWAY_SECONDS
-from api_node.intake import DELIVERY_DEADLINE_SECONDS, Intake
+from api_node.delivery import AWAY_SECONDS, RECEIPT_SECONDS
+from api_node.intake import Intake
 from api_node.membership import Membership
 from api_node.node_metrics import ApiMetrics
 from api_node.peer import Peer
+from api_node.places import Places
 from api_node.queries import DEADLINE_SECONDS as QUESTION_DEADLINE_SECONDS
 from api_node.queries import Queries
 from api_node.registry import HostedRegistry
 from api_node.routes.analytics import EVENT_BYTES_MAX, AnalyticsRoutes
 from api_node.routes.cluster import ClusterRoutes
+from api_node.routes.events import EventsRoutes
 from api_node.settled_routes import DEADLINE_SECONDS as ROUTE_DEADLINE_SECONDS
 from api_node.settled_routes import SettledRoutes
 from api_node.spool_room import SpoolRoom
@@ -72,7 +74,7 @@ class Deadlines:
         away_seconds: for any answer of a worker; after that its events go to the spool.
     """
 
-    delivery_seconds: float = DELIVERY_DEADLINE_SECONDS
+    delivery_seconds: float = RECEIPT_SECONDS
     question_seconds: float = QUESTION_DEADLINE_SECONDS
     route_seconds: float = ROUTE_DEADLINE_SECONDS
     watch_seconds: float = WATCH_SECONDS
@@ -167,21 +169,16 @@ class ApiNode:
             room=self._room,
             empty_batch=empty_batch,
             away_seconds=deadlines.away_seconds,
+            receipt_seconds=deadlines.delivery_seconds,
             token=lambda: self._token,
             metrics=metrics,
             log=log,
             watch_seconds=deadlines.watch_seconds,
         )
-        self._intake = Intake(
-            config=self._running,
-            membership=self._membership,
-            routes=self._routes,
-            workers=self._workers,
-            anonymiser=anonymiser,
-            metrics=metrics,
-            now=now,
-            deadline_seconds=deadlines.delivery_seconds,
+        places = Places(
+            config=self._running, membership=self._membership, routes=self._routes, anonymiser=anonymiser, now=now
         )
+        self._intake = Intake(config=self._running, places=places, workers=self._workers, metrics=metrics)
         queries = Queries(
             config=self._running,
             membership=self._membership,
@@ -209,6 +206,7 @@ class ApiNode:
             spooled=self._room.events_by_slice,
             now=now,
         ).add_to(self.app)
+        EventsRoutes(intake=self._intake).add_to(self.app)
         ClusterRoutes(
             config=self._running,
             token=lambda: self._token,

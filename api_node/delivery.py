@@ -22,7 +22,7 @@ import random
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from api_node.drain import Drain
-from api_node.sender import PARKED_EVENTS_MAX, Closed, Done, Moved, Sender, Spooled, TurnedAway, Verdict
+from api_node.sender import PARKED_EVENTS_MAX, Closed, Done, Events, Moved, Placed, Sender, Spooled, TurnedAway, Verdict
 from common.errors import NoAnswer, NotTaken, PeerAway, PeerError, WireError
 from common.lmdb_file import STORE_ERRORS
 from common.wire import STREAM_BYTES
@@ -53,8 +53,24 @@ BACKOFF_FIRST_SECONDS, BACKOFF_MOST_SECONDS = 0.02, 0.5
 PATIENCE_LEAST_SECONDS = 0.1  # of a delivery: less would not even reach a healthy worker
 SPILL_PAUSE_SECONDS = 0.05  # while a worker is away: fewer, larger records, and nobody waits long
 
-Waiter: TypeAlias = "asyncio.Future[Done[Any] | Closed[Any] | TurnedAway[Any] | Spooled[Any] | None]"
-"""Gets what became of a batch; None when the node stops before that is known."""
+# For a receipt: longer than a worker's restart, shorter than the time-outs of common proxies.
+RECEIPT_SECONDS = 10.0
+
+Fate: TypeAlias = "Done[Any] | Closed[Any] | TurnedAway[Any] | Spooled[Any] | None"
+"""What became of a batch; None when its deadline passed, or the node stopped, before that was known."""
+
+
+class Waiter(asyncio.Future[Fate]):
+    """Gets the fate of a batch; all its events wait for it.
+
+    So nobody who waits can cancel it, which saves each event a shield and a deadline of its own.
+    """
+
+    def cancel(self, msg: object = None) -> bool:  # noqa: ARG002 - asyncio's signature
+        """Refuse: whoever is cancelled while waiting goes on to wait, at most until the deadline, and ends then."""
+        return False
+
+
 EmptyBatch: TypeAlias = "Callable[[SliceId, int], Awaitable[Batch]]"
 """Makes a batch without events of a slice, under a number, to stand for a damaged one in the spool."""
 
@@ -75,6 +91,7 @@ class Delivery:
         metrics: ApiMetrics,
         log: Log,
         away_seconds: float = AWAY_SECONDS,
+        receipt_seconds: float = RECEIPT_SECONDS,
     ) -> None:
         """Take the parts.
 
@@ -89,6 +106,7 @@ class Delivery:
             metrics: of the node.
             log: of the link.
             away_seconds: without an answer, until events go to the spool.
+            receipt_seconds: from a batch's first event, until those who wait for it are told that nothing is known.
         """
         self.is_away = False
         self.gone = asyncio.Event()  # set when the worker goes away: look after it at once
@@ -102,6 +120,7 @@ class Delivery:
         self._metrics = metrics
         self._log = log
         self._away_seconds = away_seconds
+        self._receipt_seconds = receipt_seconds
         # Since when deliveries, and looks at the worker, get no answer. Apart, because a worker may do one and not
         # the other.
         self._silent: dict[str, float] = {}
@@ -123,14 +142,19 @@ class Delivery:
             NotTaken: the queue, or the spool, is full, or the slice is parked.
             SliceClosed: the worker has closed the slice.
         """
-        if self.is_away and (full := self._room.refusal()) is not None:
-            raise NotTaken(full)
-        if len(self._senders) > 1 and (parked := sum(it.parked_events for it in self._senders)) >= PARKED_EVENTS_MAX:
-            # Each stream has this bound too; those that end only when a slice is unparked add up.
-            message = f"the worker refuses slices that hold {parked} events"
-            raise NotTaken(message)
-        sender = self._current()
+        sender = self._admitting()
         placed = sender.add(slice_id, route, key_id, event_type, user_key, id_key)
+        self._wakes[sender.stream].set()
+        return placed
+
+    def extend(self, slice_id: SliceId, route: Route, key_id: bytes, events: Events) -> list[Placed[Waiter]]:
+        """Put many events of a slice at once: all, or none; see ``Sender.extend``.
+
+        Raises:
+            NotTaken, SliceClosed: as ``put``.
+        """
+        sender = self._admitting()
+        placed = sender.extend(slice_id, route, key_id, events)
         self._wakes[sender.stream].set()
         return placed
 
@@ -199,21 +223,42 @@ class Delivery:
         """A call got its answer."""
         self._silent.pop(what, None)
 
+    def _admitting(self) -> Sender[Waiter]:
+        """The stream that new events go into.
+
+        Raises:
+            NotTaken: the spool is full, or too much is parked.
+        """
+        if self.is_away and (full := self._room.refusal()) is not None:
+            raise NotTaken(full)
+        if len(self._senders) > 1 and (parked := sum(it.parked_events for it in self._senders)) >= PARKED_EVENTS_MAX:
+            # Each stream has this bound too; those that end only when a slice is unparked add up.
+            message = f"the worker refuses slices that hold {parked} events"
+            raise NotTaken(message)
+        return self._current()
+
     def _current(self) -> Sender[Waiter]:
         # A forked process must not go on with the numbers of its parent.
         if self._senders and not self._senders[-1].retired and self._process == os.getpid():
             return self._senders[-1]
         self._process = os.getpid()
-        sender: Sender[Waiter] = Sender(stream=os.urandom(STREAM_BYTES), new_waiter=self._new_waiter)
+        sender = Sender(stream=os.urandom(STREAM_BYTES), new_waiter=self._new_waiter, is_over=Waiter.done)
         self._senders.append(sender)
         self._wakes[sender.stream] = asyncio.Event()
         self._tasks.start(f"deliver-{self._worker}", self._deliver(sender))
         return sender
 
     def _new_waiter(self) -> Waiter:
-        waiter: Waiter = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiter = Waiter(loop=loop)
         self._waiters.add(waiter)
-        waiter.add_done_callback(self._waiters.discard)
+        deadline = loop.call_later(self._receipt_seconds, _expire, waiter)
+
+        def settled(_: object) -> None:
+            deadline.cancel()
+            self._waiters.discard(waiter)
+
+        waiter.add_done_callback(settled)
         return waiter
 
     async def _deliver(self, sender: Sender[Waiter]) -> None:
@@ -358,6 +403,11 @@ class Delivery:
     def _wake_all(self) -> None:
         for wake in self._wakes.values():
             wake.set()
+
+
+def _expire(waiter: Waiter) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def jittered(seconds: float) -> float:

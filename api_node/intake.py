@@ -1,4 +1,8 @@
-"""An event's way in, as named steps: fields -> event -> slice -> window -> route -> user key -> worker -> receipt."""
+"""The way in of events: fields -> event -> window -> slice -> route -> user key -> worker -> receipt.
+
+One by one, or many of one request at a time. The steps are the same; many are sorted into columns first
+(``columns.py``), and everything that need not be done per event is done per column.
+"""
 
 from __future__ import annotations
 
@@ -6,62 +10,34 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from cachetools import LRUCache
-
-from api_node.sender import Closed, Done, Spooled
-from common.errors import Malformed, NoAnswer, NotTaken, OutcomeUnknown, OutsideWindow, RequestError, SliceClosed
-from common.events import TIMESTAMP, Event, EventTypes, parse_event
-from common.routing import owner_position
-from common.slices import SECOND
-from common.wire import NAMES_MAX
+from api_node.bulk import SPOOL, WORKER, BulkRequest, error_of
+from api_node.sender import Done, Spooled
+from common.errors import NotTaken, RequestError, SliceClosed
+from common.events import TIMESTAMP, parse_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from api_node.delivery import Waiter
-    from api_node.membership import Membership
+    from api_node.bulk import Report
     from api_node.node_metrics import ApiMetrics
-    from api_node.settled_routes import SettledRoutes
+    from api_node.places import Places
     from api_node.worker_pool import WorkerPool
-    from common.anonymise import Anonymiser
     from common.config import ClusterConfig
     from common.events import Field
-    from common.slices import Micros, SliceClock, SliceId
-
-# For a receipt: longer than a worker's restart, shorter than the time-outs of common proxies.
-DELIVERY_DEADLINE_SECONDS = 10.0
-TYPED_SLICES_MAX = 1_000
-
-WORKER, SPOOL = "worker", "spool"
-"""Whose disk an event is on when it is answered with success."""
+    from common.lines import Piece
 
 
 class Intake:
-    """Takes events, one at a time."""
+    """Takes events."""
 
     def __init__(
-        self,
-        *,
-        config: Callable[[], ClusterConfig],
-        membership: Membership,
-        routes: SettledRoutes,
-        workers: WorkerPool,
-        anonymiser: Anonymiser,
-        metrics: ApiMetrics,
-        now: Callable[[], Micros],
-        deadline_seconds: float = DELIVERY_DEADLINE_SECONDS,
+        self, *, config: Callable[[], ClusterConfig], places: Places, workers: WorkerPool, metrics: ApiMetrics
     ) -> None:
         self.draining = False
         self._config = config
-        self._membership = membership
-        self._routes = routes
+        self._places = places
         self._workers = workers
-        self._anonymiser = anonymiser
         self._metrics = metrics
-        self._now = now
-        self._deadline_seconds = deadline_seconds
-        # Which types a slice has, where a client may invent them.
-        self._types_seen: LRUCache[SliceId, set[str]] = LRUCache(maxsize=TYPED_SLICES_MAX)
 
     async def accept(self, fields: Iterable[Field]) -> str:
         """Count the event that the fields describe; return once it is on disk.
@@ -76,82 +52,54 @@ class Intake:
         """
         started = time.perf_counter()
         try:
-            config = self._config()
-            event = parse_event(fields, config.event_types)
-            waiter = await self._place(event, config)
-            durability = await self._receipt(waiter)
+            durability = await self._accept(fields)
         except RequestError as error:
-            self._metrics.events.labels(error.slug).inc()
+            self._metrics.events_of(error.slug).inc()
             raise
-        self._metrics.events.labels("counted" if durability == WORKER else "spooled").inc()
+        self._metrics.events_of("counted" if durability == WORKER else "spooled").inc()
         self._metrics.event_seconds.observe(time.perf_counter() - started)
         return durability
 
-    async def _place(self, event: Event, config: ClusterConfig) -> Waiter:
+    async def _accept(self, fields: Iterable[Field]) -> str:
+        types = self._config().event_types
+        event = parse_event(fields, types)
         if self.draining:
-            message = "this node is about to stop"
-            raise NotTaken(message)
-        try:
-            clock = self._membership.clock
-        except NoAnswer as error:
-            raise NotTaken(error.detail) from error
-        self._check_window(event.timestamp, config)
-        slice_id = clock.slice_at(event.timestamp)
-        self._check_open(slice_id, clock, config)
-        self._check_type(slice_id, event.type, config.event_types)
-        route = self._routes.known(slice_id) or await self._routes.settle(slice_id)
-        keys = self._anonymiser.slice_keys(slice_id)
+            raise NotTaken("this node is about to stop")
+        slice_id = self._places.slice_at(event.timestamp)
+        place = self._places.known(slice_id) or await self._places.settled(slice_id)
+        place.require_type(event.type, types)
+        keys = place.keys
         user_key = keys.user_key(event.user)
         id_key = None if event.id is None else keys.id_key(event.user, event.type, event.id)
-        link = self._workers.link(route[owner_position(user_key, len(route))])
+        link = self._workers.link(place.owner(user_key))
         try:
-            waiter, _ = link.put(slice_id, route, keys.key_id, event.type, user_key, id_key)
+            waiter, _ = link.put(slice_id, place.route, keys.key_id, event.type, user_key, id_key)
         except SliceClosed as error:
             raise SliceClosed(error.detail, field=TIMESTAMP) from error
-        return waiter
-
-    def _check_window(self, timestamp: Micros, config: ClusterConfig) -> None:
-        ahead = timestamp - self._now()
-        if ahead > config.max_future_seconds * SECOND:
-            message = f"is more than {config.max_future_seconds:g} s in the future"
-            raise OutsideWindow(message, field=TIMESTAMP)
-        if config.max_past_seconds is not None and -ahead > config.max_past_seconds * SECOND:
-            message = f"is more than {config.max_past_seconds:g} s in the past"
-            raise OutsideWindow(message, field=TIMESTAMP)
-
-    def _check_open(self, slice_id: SliceId, clock: SliceClock, config: ClusterConfig) -> None:
-        after = config.close_after_seconds
-        if after is not None and self._now() >= clock.end(slice_id) + after * SECOND:
-            message = f"slice {slice_id} is closed: it takes no events later than {after:g} s after its end"
-            raise SliceClosed(message, field=TIMESTAMP)
-
-    def _check_type(self, slice_id: SliceId, event_type: str, types: EventTypes) -> None:
-        if types.accepted is not None:
-            return
-        seen = self._types_seen.get(slice_id)
-        if seen is None:
-            seen = self._types_seen[slice_id] = set()
-        if event_type not in seen:
-            if len(seen) >= NAMES_MAX:
-                message = f"slice {slice_id} has {NAMES_MAX} event types already, and takes no new one"
-                raise Malformed(message, field="event")
-            seen.add(event_type)
-
-    async def _receipt(self, waiter: Waiter) -> str:
-        try:
-            async with asyncio.timeout(self._deadline_seconds):
-                # Shielded: all events of the batch wait for the one future.
-                verdict = await asyncio.shield(waiter)
-        except TimeoutError:
-            verdict = None
-        if isinstance(verdict, Done):
+        fate = await waiter
+        if fate.__class__ is Done:
             return WORKER
-        if isinstance(verdict, Spooled):
+        if fate.__class__ is Spooled:
             return SPOOL
-        if verdict is None:
-            message = "the worker has not answered yet; retry with an id, so that it is counted once"
-            raise OutcomeUnknown(message)
-        if isinstance(verdict, Closed):
-            message = f"slice {verdict.slice} is closed"
-            raise SliceClosed(message, field=TIMESTAMP)
-        raise NotTaken(verdict.reason)
+        raise error_of(fate)
+
+    async def accept_many(self, pieces: Iterable[Piece]) -> tuple[Report, BulkRequest]:
+        """Count many events, piece by piece; return once all that can be taken are on disk.
+
+        Raises:
+            NotTaken: this node takes none at all.
+            Malformed, TooLarge: the body is no list of events; none is counted.
+        """
+        started = time.perf_counter()
+        if self.draining:
+            raise NotTaken("this node is about to stop")
+        request = BulkRequest(places=self._places, workers=self._workers, types=self._config().event_types)
+        for piece in pieces:
+            await request.take(piece)
+            # What is behind this piece may be many; others want the loop too.
+            await asyncio.sleep(0)
+        report = await request.finish()
+        for outcome, events in request.outcomes.items():
+            self._metrics.events_of(outcome).inc(events)
+        self._metrics.event_seconds.observe(time.perf_counter() - started)
+        return report, request

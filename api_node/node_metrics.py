@@ -18,9 +18,10 @@ class ApiMetrics(Metrics):
             ("outcome",),
             registry=self.registry,
         )
+        self._events_of: dict[str, Counter] = {}
         self.event_seconds = Histogram(
             "tallyslice_event_seconds",
-            "From a read event to its receipt.",
+            "From a read event to its receipt; of a bulk request, to the last one.",
             buckets=SECONDS_BUCKETS,
             registry=self.registry,
         )
@@ -53,3 +54,10 @@ class ApiMetrics(Metrics):
         self.parked_slices = Gauge(
             "tallyslice_parked_slices", "Slices that a worker refuses.", ("worker",), registry=self.registry
         )
+
+    def events_of(self, outcome: str) -> Counter:
+        """The counter of events with an outcome; looking up a label costs as much as hashing a user."""
+        found = self._events_of.get(outcome)
+        if found is None:
+            found = self._events_of[outcome] = self.events.labels(outcome)
+        return found

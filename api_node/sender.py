@@ -24,10 +24,11 @@ import heapq
 import random
 from collections import deque
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from common.anonymise import ID_KEY_BYTES, USER_KEY_BYTES
 from common.errors import NotTaken, SliceClosed, WireError
 from common.wire import (
     BATCH_BYTES_MAX,
@@ -113,6 +114,35 @@ class OpenBatch(Generic[W]):
             self.ids += NO_ID
         return position
 
+    def extend(self, events: Events, start: int) -> int:
+        """Append events from ``start`` on, as many as there is room for; how many that were."""
+        position = len(self.kinds)
+        stop = min(len(events.kinds), start + BATCH_EVENTS_MAX - position)
+        kinds = events.kinds[start:stop]
+        if tuple(self.names) != events.names:
+            kinds = kinds.translate(self._translation(events.names))
+        self.kinds += kinds
+        self.users += events.users[start * USER_KEY_BYTES : stop * USER_KEY_BYTES]
+        if events.ids:
+            if not self.ids:
+                self.ids = bytearray(NO_ID * position)
+            self.ids += events.ids[start * ID_KEY_BYTES : stop * ID_KEY_BYTES]
+        elif self.ids:
+            self.ids += NO_ID * (stop - start)
+        return stop - start
+
+    def has_names_for(self, names: tuple[str, ...]) -> bool:
+        """Whether all these event types can be named here."""
+        return len(self.names) + len(names) <= NAMES_MAX or len(self._index.keys() | names) <= NAMES_MAX
+
+    def _translation(self, names: tuple[str, ...]) -> bytes:
+        """From an index into those names to an index into these."""
+        for name in names:
+            if name not in self._index:
+                self._index[name] = len(self.names)
+                self.names.append(name)
+        return bytes(self._index[name] for name in names).ljust(NAMES_MAX, b"\0")
+
     def is_full_for(self, event_type: str) -> bool:
         """Whether one more event of the type would be too much."""
         events = len(self.kinds)
@@ -125,6 +155,23 @@ class OpenBatch(Generic[W]):
 
 # Room for what a batch holds beside its columns: 256 names of 64 bytes, and a route of a thousand workers.
 _HEAD_BYTES = 96 << 10
+
+
+class Events(NamedTuple):
+    """Many events of one slice for one worker, in the columns of a batch (see common/wire.py)."""
+
+    names: tuple[str, ...]
+    kinds: bytes
+    users: bytes
+    ids: bytes = b""
+
+
+class Placed(NamedTuple, Generic[W]):
+    """Where events went: into the batch that ``waiter`` waits for, from ``position`` on."""
+
+    waiter: W
+    position: int
+    events: int
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -221,17 +268,30 @@ class Sender(Generic[W]):
         *,
         stream: bytes,
         new_waiter: Callable[[], W],
+        is_over: Callable[[W], bool] = lambda _: False,
         events_max: int = QUEUE_EVENTS_MAX,
         bytes_max: int = QUEUE_BYTES_MAX,
         parked_events_max: int = PARKED_EVENTS_MAX,
         jitter: Callable[[], float] = random.random,
     ) -> None:
+        """Take the bounds.
+
+        Args:
+            stream: its name.
+            new_waiter: makes what waits for a batch.
+            is_over: whether somebody who joins that waiter would wait in vain; the batch takes no further event then.
+            events_max: in memory at a time, parked slices apart.
+            bytes_max: likewise.
+            parked_events_max: of parked slices.
+            jitter: from 0 to 1.
+        """
         self.stream = stream
         self.retired = False
         self.events_queued = 0
         self.bytes_queued = 0
         self.parked_events = 0
         self._new_waiter = new_waiter
+        self._is_over = is_over
         self._events_max = events_max
         self._bytes_max = bytes_max
         self._parked_events_max = parked_events_max
@@ -256,24 +316,9 @@ class Sender(Generic[W]):
             NotTaken: the queue is full, or the slice is parked.
             SliceClosed: the worker has closed the slice.
         """
-        queue = self._queues.get(slice_id)
-        if queue is None:
-            if slice_id in self._ended:
-                message = f"slice {slice_id} is closed"
-                raise SliceClosed(message)
-        elif queue.parked is not None:
-            raise NotTaken(_parked_text(slice_id, queue.parked))
-        if self.events_queued >= self._events_max or self.bytes_queued >= self._bytes_max:
-            message = f"the queue of the worker is full with {self.events_queued} events"
-            raise NotTaken(message)
-        if self.parked_events >= self._parked_events_max:
-            message = f"the worker refuses slices that hold {self.parked_events} events"
-            raise NotTaken(message)
-        if queue is None:
-            # Not before the event is taken: nothing would ever remove an empty one.
-            queue = self._queues[slice_id] = _Queue()
+        queue = self._admit(slice_id)
         batch = queue.open
-        if batch is not None and batch.is_full_for(event_type):
+        if batch is not None and (batch.is_full_for(event_type) or self._is_over(batch.waiter)):
             self._close(queue)
             batch = None
         if batch is None:
@@ -282,6 +327,38 @@ class Sender(Generic[W]):
         self.events_queued += 1
         self.bytes_queued += _BYTES_PER_EVENT
         return batch.waiter, position
+
+    def extend(self, slice_id: SliceId, route: Route, key_id: bytes, events: Events) -> list[Placed[W]]:
+        """Take many events at once: all, or none. The queue may go over its bound by those of one call.
+
+        Returns:
+            In which batches they are, in their order.
+
+        Raises:
+            NotTaken: the queue is full, or the slice is parked.
+            SliceClosed: the worker has closed the slice.
+        """
+        queue = self._admit(slice_id)
+        placed: list[Placed[W]] = []
+        start = 0
+        while start < len(events.kinds):
+            batch = queue.open
+            if batch is not None and (
+                len(batch.kinds) >= BATCH_EVENTS_MAX
+                or not batch.has_names_for(events.names)
+                or self._is_over(batch.waiter)
+            ):
+                self._close(queue)
+                batch = None
+            if batch is None:
+                batch = queue.open = OpenBatch(slice_id, route, key_id, self._new_waiter())
+            position = len(batch.kinds)
+            count = batch.extend(events, start)
+            placed.append(Placed(batch.waiter, position, count))
+            start += count
+        self.events_queued += start
+        self.bytes_queued += start * _BYTES_PER_EVENT
+        return placed
 
     def adopt(self, batch: ClosedBatch[W], *, regressed: bool) -> ClosedBatch[W]:
         """Go on with a batch that another stream could not deliver, under a number of this one.
@@ -428,6 +505,25 @@ class Sender(Generic[W]):
         for queue in self._queues.values():
             if queue.parked is not None:
                 queue.parked.retry_at = float("-inf")
+
+    def _admit(self, slice_id: SliceId) -> _Queue[W]:
+        """The queue of a slice that takes events; the caller puts one in, or nothing would ever remove an empty one."""
+        queue = self._queues.get(slice_id)
+        if queue is None:
+            if slice_id in self._ended:
+                message = f"slice {slice_id} is closed"
+                raise SliceClosed(message)
+        elif queue.parked is not None:
+            raise NotTaken(_parked_text(slice_id, queue.parked))
+        if self.events_queued >= self._events_max or self.bytes_queued >= self._bytes_max:
+            message = f"the queue of the worker is full with {self.events_queued} events"
+            raise NotTaken(message)
+        if self.parked_events >= self._parked_events_max:
+            message = f"the worker refuses slices that hold {self.parked_events} events"
+            raise NotTaken(message)
+        if queue is None:
+            queue = self._queues[slice_id] = _Queue()
+        return queue
 
     def _conclude(self, queue: _Queue[W], batch: ClosedBatch[W], receipt: Receipt, now: float) -> list[Verdict[W]]:
         outcome = receipt.outcome

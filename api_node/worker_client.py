@@ -10,7 +10,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
-from api_node.delivery import AWAY_SECONDS, Delivery, EmptyBatch, Waiter, jittered
+from api_node.delivery import AWAY_SECONDS, RECEIPT_SECONDS, Delivery, EmptyBatch, Waiter, jittered
 from common.errors import NotTaken, PeerAway, PeerError, PeerRefuses, WireError
 from common.tasks import Tasks
 from common.wire import Answer, Envelope, Held, Identity, Join, Outcome, Question, Reply
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from api_node.membership import Membership
     from api_node.node_metrics import ApiMetrics
     from api_node.peer import Peer
-    from api_node.sender import Flight
+    from api_node.sender import Events, Flight, Placed
     from api_node.spool_room import SpoolRoom
     from api_node.summary_cache import SummaryCache
     from common.logs import Log
@@ -61,6 +61,7 @@ class WorkerLink:
         log: Log,
         watch_seconds: float = WATCH_SECONDS,
         away_seconds: float = AWAY_SECONDS,
+        receipt_seconds: float = RECEIPT_SECONDS,
     ) -> None:
         self.worker = worker
         self.peer = peer
@@ -84,6 +85,7 @@ class WorkerLink:
             metrics=metrics,
             log=self._log,
             away_seconds=away_seconds,
+            receipt_seconds=receipt_seconds,
         )
         self._joined_as: str | None = None
         self._joining = asyncio.Lock()
@@ -117,6 +119,16 @@ class WorkerLink:
         if self.refusal is not None:
             raise NotTaken(self.refusal)
         return self.delivery.put(slice_id, route, key_id, event_type, user_key, id_key)
+
+    def extend(self, slice_id: SliceId, route: Route, key_id: bytes, events: Events) -> list[Placed[Waiter]]:
+        """Put many events of a slice on their way: all, or none; see Delivery.extend.
+
+        Raises:
+            NotTaken, SliceClosed: as ``put``.
+        """
+        if self.refusal is not None:
+            raise NotTaken(self.refusal)
+        return self.delivery.extend(slice_id, route, key_id, events)
 
     async def ask(self, slices: Sequence[SliceId], *, seconds: float = QUESTION_SECONDS) -> dict[SliceId, Held]:
         """The worker's summaries of the slices; what it holds nothing of is not in the answer.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Self
 
-from api_node.delivery import AWAY_SECONDS, EmptyBatch
+from api_node.delivery import AWAY_SECONDS, RECEIPT_SECONDS, EmptyBatch
 from api_node.peer import Peer
 from api_node.summary_cache import SummaryCache
 from api_node.worker_client import IDENTITY_SECONDS, WATCH_SECONDS, WorkerLink
@@ -43,6 +43,7 @@ class WorkerPool:
         log: Log,
         watch_seconds: float = WATCH_SECONDS,
         away_seconds: float = AWAY_SECONDS,
+        receipt_seconds: float = RECEIPT_SECONDS,
     ) -> None:
         self._session = session
         self._membership = membership
@@ -51,6 +52,7 @@ class WorkerPool:
         self._room = room
         self._empty_batch = empty_batch
         self._away_seconds = away_seconds
+        self._receipt_seconds = receipt_seconds
         self._metrics = metrics
         self._log = log
         self._watch_seconds = watch_seconds
@@ -105,6 +107,7 @@ class WorkerPool:
                     room=self._room,
                     empty_batch=self._empty_batch,
                     away_seconds=self._away_seconds,
+                    receipt_seconds=self._receipt_seconds,
                     metrics=self._metrics,
                     log=self._log,
                     watch_seconds=self._watch_seconds,

@@ -39,10 +39,21 @@ _SECRET_ID_PERSON = b"tslice/secret"
 SLICE_KEYS_MAX = 1024
 
 
-class SliceKeys:
-    """What turns the names of one slice into keys. Shows nothing of itself in ``repr``."""
+LENGTHS = tuple(length.to_bytes(4, "big") for length in range(257))
+"""What stands before the parts of an id key, ready made: names and ids have 256 bytes at most."""
 
-    __slots__ = ("_id_base", "_user_base", "key_id")
+
+class SliceKeys:
+    """What turns the names of one slice into keys. Shows nothing of itself in ``repr``.
+
+    Attributes:
+        key_id: names the slice key.
+        begin_user: begins a user key. Whoever makes thousands of them adds the name by ``update`` and takes the
+            ``digest``; ``user_key`` does the same for one.
+        begin_id: begins an id key, likewise; what is added are user, type and id, each ``with_length``.
+    """
+
+    __slots__ = ("begin_id", "begin_user", "key_id")
 
     def __init__(self, secret: bytes, slice_id: SliceId) -> None:
         slice_key = blake2b(
@@ -50,22 +61,25 @@ class SliceKeys:
         ).digest()
         self.key_id = blake2b(key=slice_key, digest_size=KEY_ID_BYTES, person=_KEY_ID_PERSON).digest()
         # Keying costs a block of compression; a copy of the keyed object does not.
-        self._user_base = blake2b(key=slice_key, digest_size=USER_KEY_BYTES, person=_USER_PERSON)
-        self._id_base = blake2b(key=slice_key, digest_size=ID_KEY_BYTES, person=_ID_PERSON)
+        self.begin_user = blake2b(key=slice_key, digest_size=USER_KEY_BYTES, person=_USER_PERSON).copy
+        self.begin_id = blake2b(key=slice_key, digest_size=ID_KEY_BYTES, person=_ID_PERSON).copy
 
     def user_key(self, user: bytes) -> bytes:
         """16 bytes for a user name in UTF-8, different in every slice."""
-        digest = self._user_base.copy()
+        digest = self.begin_user()
         digest.update(user)
         return digest.digest()
 
     def id_key(self, user: bytes, event_type: str, event_id: bytes) -> bytes:
         """16 bytes for a client's event id, scoped to user and type; each part stands behind its length."""
-        digest = self._id_base.copy()
-        for part in (user, event_type.encode(), event_id):
-            digest.update(len(part).to_bytes(4, "big"))
-            digest.update(part)
+        digest = self.begin_id()
+        digest.update(with_length(user) + with_length(event_type.encode()) + with_length(event_id))
         return digest.digest()
+
+
+def with_length(part: bytes) -> bytes:
+    """A part of an id key, behind its length: so no two lists of parts read the same."""
+    return LENGTHS[len(part)] + part
 
 
 class Anonymiser:

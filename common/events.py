@@ -217,15 +217,24 @@ def _text(found: dict[str, Any], name: str) -> bytes:
         # 7 and "7" would be two names for one writer and one name for another.
         message = "must be a string"
         raise Malformed(message, field=name)
+    return encode_text(value, name)
+
+
+def encode_text(text: str | None, field: str) -> bytes:
+    """A user name or an id as the bytes that are hashed.
+
+    Raises:
+        Malformed: it is missing, not UTF-8, empty or too long.
+    """
+    if text is None:
+        raise Malformed("is missing", field=field)
     try:
-        text = value.encode()
+        encoded = text.encode()
     except UnicodeError:
-        message = "is not UTF-8"
-        raise Malformed(message, field=name) from None
-    if not 1 <= len(text) <= TEXT_BYTES_MAX:
-        message = f"must have 1 to {TEXT_BYTES_MAX} bytes, not {len(text)}"
-        raise Malformed(message, field=name)
-    return text
+        raise Malformed("is not UTF-8", field=field) from None
+    if not 1 <= len(encoded) <= TEXT_BYTES_MAX:
+        raise Malformed(f"must have 1 to {TEXT_BYTES_MAX} bytes, not {len(encoded)}", field=field)
+    return encoded
 
 
 def _type(found: dict[str, Any], flag: str | None, types: EventTypes) -> str:
@@ -241,6 +250,17 @@ def _type(found: dict[str, Any], flag: str | None, types: EventTypes) -> str:
     if not isinstance(name, str) or isinstance(name, JsonNumber):
         message = "must be a string"
         raise Malformed(message, field=EVENT)
+    return require_type(name, types)
+
+
+def require_type(name: str | None, types: EventTypes) -> str:
+    """The name of an event type, if it is an accepted one.
+
+    Raises:
+        Malformed: it is missing, or not accepted.
+    """
+    if name is None:
+        raise Malformed(f"no event type is given; accepted: {types}", field=EVENT)
     if name not in types:
         message = f"is not an accepted event type; accepted: {types}"
         if types.accepted is None:

@@ -44,16 +44,22 @@ class OtherProblem(RequestError):
         return other
 
 
-def problem_response(error: RequestError) -> web.Response:
-    """The error as RFC 9457 has it."""
+def problem_type(error: RequestError) -> str:
+    """What kind of problem it is, for programs."""
+    return f"urn:tallyslice:problem:{error.slug}"
+
+
+def problem_response(error: RequestError, **members: object) -> web.Response:
+    """The error as RFC 9457 has it, with extension members behind the standard ones."""
     body: dict[str, Any] = {
-        "type": f"urn:tallyslice:problem:{error.slug}",
+        "type": problem_type(error),
         "title": error.title,
         "status": int(error.status),
         "detail": error.detail if error.field is None else f"{error.field}: {error.detail}",
     }
     if error.field is not None:
         body["field"] = error.field
+    body.update(members)
     headers = {}
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)

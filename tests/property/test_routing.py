@@ -1,11 +1,13 @@
 """Users spread evenly over a route, and each worker holds one contiguous range of keys."""
 
+from bisect import bisect_right
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.anonymise import Anonymiser
-from common.routing import RoutingEntry, WorkerId, owner_position, proposed_route
+from common.routing import RoutingEntry, WorkerId, owner_position, proposed_route, range_starts
 from common.slices import SliceId
 
 WORKERS = 16
@@ -50,3 +52,14 @@ def test_a_route_is_what_a_walk_through_the_entries_finds(entries, slice_id):
     below = [at for at in entries if at <= slice_id]
 
     assert proposed_route(routing, slice_id) == (entries[max(below) if below else min(entries)],)
+
+
+@given(st.binary(min_size=16, max_size=16), st.integers(1, 1024), st.data())
+def test_the_starts_of_the_ranges_tell_the_same_owner(key: bytes, workers: int, data: st.DataObject) -> None:
+    """Anywhere in a range, and at its very first and last key."""
+    starts = range_starts(workers)
+    if starts:
+        edge = int.from_bytes(data.draw(st.sampled_from(starts)), "big")
+        key = data.draw(st.sampled_from([key, *((edge + by).to_bytes(8, "big") + key[8:] for by in (-1, 0))]))
+
+    assert bisect_right(starts, key) == owner_position(key, workers)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.routing import RoutingEntry, WorkerId, owner_position, proposed_route, route_fingerprint
+from common.routing import RoutingEntry, WorkerId, owner_position, proposed_route, range_starts, route_fingerprint
 from common.slices import SliceId
 
 A, B, C = WorkerId("a"), WorkerId("b"), WorkerId("c")
@@ -37,3 +37,10 @@ def test_a_fingerprint_tells_lists_orders_and_positions_apart():
     assert len(fingerprints) == 3 * len(routes)
     assert all(len(fingerprint) == 8 for fingerprint in fingerprints)
     assert route_fingerprint((A, B), 0) == route_fingerprint((A, B), 0)
+
+
+def test_ranges_begin_where_their_first_key_is() -> None:
+    """Cut to the bytes that decide; the first range has no start, it begins at zero."""
+    assert range_starts(1) == ()
+    assert range_starts(2) == (b"\x80" + bytes(7),)
+    assert range_starts(3) == (b"\x55" * 7 + b"\x56", b"\xaa" * 7 + b"\xab")

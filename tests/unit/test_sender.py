@@ -14,6 +14,7 @@ from api_node.sender import (
     Closed,
     ClosedBatch,
     Done,
+    Events,
     Flight,
     Moved,
     Sender,
@@ -659,3 +660,90 @@ def test_what_parked_slices_hold_has_a_bound() -> None:
 
     assert sender.parked_events == 0
     assert put(sender, slice_id=3)
+
+
+# --- many events at once
+
+
+def many(count: int, *, names: tuple[str, ...] = ("click",), ids: bytes = b"") -> Events:
+    """Events of users 0, 1, ...; the types in turn."""
+    kinds = bytes(at % len(names) for at in range(count))
+    return Events(names, kinds, b"".join(at.to_bytes(16, "big") for at in range(count)), ids)
+
+
+def test_many_events_join_the_open_batch() -> None:
+    """One call, one waiter, and where they begin in it; types and ids as if they had come one by one."""
+    at_once, one_by_one = new_sender(), new_sender()
+    put(at_once, event_type="impression")
+    events = many(4, names=("click", "impression"), ids=ID + NO_ID + NO_ID + ID)
+
+    placed = at_once.extend(SliceId(7), ROUTE, KEY_ID, events)
+    put(one_by_one, event_type="impression")
+    for at in range(4):
+        name, id_key = events.names[events.kinds[at]], events.ids[at * 16 : at * 16 + 16]
+        one_by_one.add(SliceId(7), ROUTE, KEY_ID, name, at.to_bytes(16, "big"), None if id_key == NO_ID else id_key)
+
+    assert placed == [("b0", 1, 4)]
+    assert taken(at_once).batches[0].raw == taken(one_by_one).batches[0].raw
+    assert at_once.events_queued == one_by_one.events_queued == 5
+    assert at_once.bytes_queued == one_by_one.bytes_queued
+
+
+def test_events_without_ids_leave_room_for_those_of_others() -> None:
+    """The column of ids is there for all events of a batch, or for none."""
+    sender = new_sender()
+    put(sender, id_key=ID)
+
+    sender.extend(SliceId(7), ROUTE, KEY_ID, many(2))
+
+    assert decode_batch(taken(sender).batches[0].raw).ids == ID + NO_ID + NO_ID
+
+
+def test_more_than_a_batch_holds_goes_into_several() -> None:
+    """Each has its waiter; the first fills the open one."""
+    sender = new_sender()
+    put(sender)
+
+    placed = sender.extend(SliceId(7), ROUTE, KEY_ID, many(2 * BATCH_EVENTS_MAX))
+
+    assert placed == [("b0", 1, BATCH_EVENTS_MAX - 1), ("b1", 0, BATCH_EVENTS_MAX), ("b2", 0, 1)]
+    assert [batch.events for batch in taken(sender).batches] == [BATCH_EVENTS_MAX, BATCH_EVENTS_MAX, 1]
+
+
+def test_types_that_a_batch_cannot_name_begin_another() -> None:
+    """An index is one byte."""
+    sender = new_sender()
+    sender.extend(SliceId(7), ROUTE, KEY_ID, many(NAMES_MAX, names=tuple(f"t{at}" for at in range(NAMES_MAX))))
+
+    known = sender.extend(SliceId(7), ROUTE, KEY_ID, many(2, names=("t5", "t200")))
+    new = sender.extend(SliceId(7), ROUTE, KEY_ID, many(2, names=("t5", "more")))
+
+    assert [known[0].waiter, new[0].waiter] == ["b0", "b1"]
+    assert decode_batch(taken(sender).batches[0].raw).kinds[-2:] == bytes([5, 200])
+
+
+def test_many_events_are_taken_all_or_not_at_all() -> None:
+    """The bound is looked at before: those of one call may go over it."""
+    sender = new_sender(events_max=3)
+
+    sender.extend(SliceId(7), ROUTE, KEY_ID, many(5))
+    with pytest.raises(NotTaken, match="full with 5 events"):
+        sender.extend(SliceId(8), ROUTE, KEY_ID, many(1))
+
+    assert numbers(taken(sender)) == [(7, 1)]
+
+
+def test_nobody_joins_a_batch_whose_waiter_is_over() -> None:
+    """It may still be sent, but those who join it would wait for what is known to be unknown."""
+    over = set[str]()
+    names = itertools.count()
+    sender = Sender(stream=bytes(16), new_waiter=lambda: f"b{next(names)}", is_over=over.__contains__)
+    put(sender)
+    over.add("b0")
+    later = put(sender)
+    over.add("b1")
+
+    placed = sender.extend(SliceId(7), ROUTE, KEY_ID, many(1))
+
+    assert (later, placed) == ("b1", [("b2", 0, 1)])
+    assert numbers(taken(sender)) == [(7, 1), (7, 2), (7, 3)]

@@ -1,0 +1,168 @@
+"""Slices as events come to them: the keys that hash their users, the route that they go, and when they take events.
+
+Making one takes a claim at the registry, at worst; finding it again costs an event a look at two numbers.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING
+
+from cachetools import LRUCache
+
+from common.errors import Malformed, NoAnswer, NotTaken, OutsideWindow, SliceClosed
+from common.events import EVENT, TIMESTAMP
+from common.routing import range_starts
+from common.slices import EARLIEST, SECOND, Micros
+from common.wire import NAMES_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from api_node.membership import Membership
+    from api_node.settled_routes import SettledRoutes
+    from common.anonymise import Anonymiser, SliceKeys
+    from common.config import ClusterConfig
+    from common.events import EventTypes
+    from common.routing import Route, WorkerId
+    from common.slices import SliceClock, SliceId
+
+PLACES_MAX = 1_000
+
+
+class Place:
+    """A slice whose route is settled.
+
+    Attributes:
+        slice: the slice.
+        route: its settled route.
+        keys: what makes keys of its users' names.
+        starts: where the ranges of the route begin; see ``range_starts``.
+    """
+
+    __slots__ = ("_types", "keys", "route", "slice", "starts")
+
+    def __init__(self, slice_id: SliceId, route: Route, keys: SliceKeys) -> None:
+        self.slice = slice_id
+        self.route = route
+        self.keys = keys
+        self.starts = range_starts(len(route))
+        self._types: set[str] = set()  # those seen, where a client may invent them
+
+    def owner(self, user_key: bytes) -> WorkerId:
+        """Whose range the key falls into."""
+        return self.route[bisect_right(self.starts, user_key)]
+
+    def require_type(self, event_type: str, types: EventTypes) -> None:
+        """Keep the types of the slice within what a batch can name, where clients may invent them.
+
+        Raises:
+            Malformed: it would be one too many.
+        """
+        if types.accepted is not None or event_type in self._types:
+            return
+        if len(self._types) >= NAMES_MAX:
+            message = f"slice {self.slice} has {NAMES_MAX} event types already, and takes no new one"
+            raise Malformed(message, field=EVENT)
+        self._types.add(event_type)
+
+
+class Places:
+    """The places that events came to of late."""
+
+    def __init__(
+        self,
+        *,
+        config: Callable[[], ClusterConfig],
+        membership: Membership,
+        routes: SettledRoutes,
+        anonymiser: Anonymiser,
+        now: Callable[[], Micros],
+    ) -> None:
+        self._config = config
+        self._membership = membership
+        self._routes = routes
+        self._anonymiser = anonymiser
+        self._now = now
+        self._places: LRUCache[SliceId, Place] = LRUCache(maxsize=PLACES_MAX)
+        self._latest: Place | None = None
+
+    @property
+    def clock(self) -> SliceClock:
+        """The cluster's division of time.
+
+        Raises:
+            NotTaken: the node has not met its cluster yet.
+        """
+        try:
+            return self._membership.clock
+        except NoAnswer as error:
+            raise NotTaken(error.detail) from error
+
+    def open_span(self) -> tuple[Micros, Micros]:
+        """The first and the last instant whose events are taken right now.
+
+        Raises:
+            NotTaken: the node has not met its cluster yet.
+        """
+        config, now = self._config(), self._now()
+        first = EARLIEST
+        if config.max_past_seconds is not None:
+            first = Micros(int(now - config.max_past_seconds * SECOND))
+        if config.close_after_seconds is not None:
+            # A slice is closed from its end and that on: this is the oldest one that is not.
+            clock = self.clock
+            oldest = clock.slice_at(Micros(int(now - config.close_after_seconds * SECOND)))
+            first = max(first, clock.start(oldest))
+        return first, Micros(int(now + config.max_future_seconds * SECOND))
+
+    def slice_at(self, timestamp: Micros) -> SliceId:
+        """The slice of an event.
+
+        Raises:
+            NotTaken: the node has not met its cluster yet.
+            OutsideWindow: it is too far from now.
+            SliceClosed: it is too late for its slice.
+        """
+        slice_id = self.clock.slice_at(timestamp)
+        first, last = self.open_span()
+        if not first <= timestamp <= last:
+            raise self._outside(timestamp, slice_id)
+        return slice_id
+
+    def known(self, slice_id: SliceId) -> Place | None:
+        """The place of a slice whose route this node knows."""
+        latest = self._latest
+        if latest is not None and latest.slice == slice_id:
+            return latest
+        place: Place | None = self._places.get(slice_id)
+        if place is not None:
+            self._latest = place
+            return place
+        route = self._routes.known(slice_id)
+        return None if route is None else self._keep(slice_id, route)
+
+    async def settled(self, slice_id: SliceId) -> Place:
+        """The place of a slice, whose route is claimed if need be.
+
+        Raises:
+            NotTaken: it cannot be, right now.
+            TooManySlices: it would be one slice too many.
+        """
+        return self.known(slice_id) or self._keep(slice_id, await self._routes.settle(slice_id))
+
+    def _keep(self, slice_id: SliceId, route: Route) -> Place:
+        place = Place(slice_id, route, self._anonymiser.slice_keys(slice_id))
+        self._places[slice_id] = self._latest = place
+        return place
+
+    def _outside(self, timestamp: Micros, slice_id: SliceId) -> OutsideWindow | SliceClosed:
+        config, ahead = self._config(), timestamp - self._now()
+        if ahead > config.max_future_seconds * SECOND:
+            message = f"is more than {config.max_future_seconds:g} s in the future"
+            return OutsideWindow(message, field=TIMESTAMP)
+        if config.max_past_seconds is not None and -ahead > config.max_past_seconds * SECOND:
+            message = f"is more than {config.max_past_seconds:g} s in the past"
+            return OutsideWindow(message, field=TIMESTAMP)
+        late = f"later than {config.close_after_seconds:g} s after its end"
+        return SliceClosed(f"slice {slice_id} is closed: it takes no events {late}", field=TIMESTAMP)
