@@ -119,7 +119,10 @@ class ApiNode:
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         self._registry_peer = Peer(
-            session=self._session, url=config.worker_nodes[config.registry], token=lambda: self._token
+            session=self._session,
+            url=config.worker_nodes[config.registry],
+            token=lambda: self._token,
+            name=f"the registry at worker {config.registry}",
         )
         self._registry = HostedRegistry(peer=self._registry_peer)
         self._membership = Membership(

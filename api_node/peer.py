@@ -1,7 +1,7 @@
 """Calls from an API node to a worker over HTTP: the one seam to the outside on this side of the cluster.
 
 Every call has a deadline, carries the internal token, and ends in one of four ways: the typed answer, ``PeerAway``,
-``PeerRefuses``, or ``WireError``.
+``PeerRefuses``, or ``WireError``. What it says then is read by people: it names who was asked, and no library's class.
 """
 
 from __future__ import annotations
@@ -36,12 +36,26 @@ class _Problem(msgspec.Struct):
 
 
 class Peer:
-    """One worker, as reached over HTTP. ``url`` follows the config."""
+    """One worker, as reached over HTTP. ``url`` follows the config.
 
-    def __init__(self, *, session: aiohttp.ClientSession, url: str, token: Callable[[], str | None]) -> None:
+    Args:
+        session: carries the calls; not closed here.
+        url: where it is.
+        token: the internal token, if there is one.
+        name: what people call it, if the URL does not say enough.
+    """
+
+    def __init__(
+        self, *, session: aiohttp.ClientSession, url: str, token: Callable[[], str | None], name: str | None = None
+    ) -> None:
         self.url = url
+        self._name = name
         self._session = session
         self._token = token
+
+    def __str__(self) -> str:
+        """In words: ``worker 1 (http://10.0.0.7:9000/worker)``."""
+        return self.url if self._name is None else f"{self._name} ({self.url})"
 
     async def post_packed(self, path: str, message: msgspec.Struct, kind: type[T], *, seconds: float) -> T:
         """POST a message as msgpack, and read the answer as msgpack."""
@@ -74,18 +88,18 @@ class Peer:
                 content = await self._read(response)
                 status = response.status
         except TimeoutError as error:
-            message = f"{self.url} did not answer within {seconds:g} s"
+            message = f"{self} did not answer within {seconds:g} s"
             raise PeerAway(message) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            message = f"{self.url} cannot be reached ({type(error).__name__})"
+            message = f"{self} cannot be reached: {why_silent(error)}"
             raise PeerAway(message) from error
         if status == HTTPStatus.OK:
             return content
         problem = _problem(content)
         if status in _AWAY:
-            message = f"{self.url} answers {status}: {problem.detail}"
+            message = f"{self} answers {status}: {problem.detail}"
             raise PeerAway(message)
-        message = f"{self.url} answers {status}: {problem.detail}"
+        message = f"{self} answers {status}: {problem.detail}"
         raise PeerRefuses(message, slug=problem.type.rpartition(":")[2])
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
@@ -94,10 +108,23 @@ class Peer:
         async for piece in response.content.iter_any():
             size += len(piece)
             if size > ANSWER_BYTES_MAX:
-                message = f"{self.url} answers with more than {ANSWER_BYTES_MAX} bytes"
+                message = f"{self} answers with more than {ANSWER_BYTES_MAX} bytes"
                 raise WireError(message)
             pieces.append(piece)
         return b"".join(pieces)
+
+
+def why_silent(error: Exception) -> str:
+    """Why a call got no answer, in words."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "its name cannot be resolved"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return "cannot connect"
+    if isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, OSError)):
+        return "the connection ended before the answer did"
+    return "what answers there is not HTTP"
 
 
 def _from_json(content: bytes, kind: type[T]) -> T:

@@ -100,7 +100,7 @@ class WorkerPool:
             if link is None:
                 link = WorkerLink(
                     worker=worker,
-                    peer=Peer(session=self._session, url=url, token=self._token),
+                    peer=Peer(session=self._session, url=url, token=self._token, name=f"worker {worker}"),
                     membership=self._membership,
                     cache=SummaryCache(ttl_seconds=config.cache_ttl_seconds, timer=asyncio.get_running_loop().time),
                     learn_route=self._learn_route,

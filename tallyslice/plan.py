@@ -107,6 +107,8 @@ async def _ask(origin: str) -> ClusterState:
     """
     import aiohttp  # noqa: PLC0415 - slow to import, and a plan without --api does not need it
 
+    from api_node.peer import why_silent  # noqa: PLC0415 - likewise
+
     url = f"{origin}/cluster"
     try:
         async with (
@@ -125,7 +127,7 @@ async def _ask(origin: str) -> ClusterState:
         message = f"{url} answers with status {error.status}"
         raise InputOutputFailed(message) from error
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        message = f"{url} does not answer: {type(error).__name__}"
+        message = f"{url} does not answer: {why_silent(error)}"
         raise InputOutputFailed(message) from error
     except msgspec.DecodeError as error:
         message = f"{url} does not answer like an API node: {error}"

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
+from api_node.peer import why_silent
 from common.errors import PeerAway
 from common.routing import Route
 from common.slices import Micros, SliceClock, SliceId
@@ -128,4 +129,4 @@ class Questions:
                     raise PeerAway(f"{url} answers with status {response.status}")
                 return body
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise PeerAway(f"{url} does not answer: {type(error).__name__}") from error
+            raise PeerAway(f"{url} does not answer: {why_silent(error)}") from error

@@ -149,7 +149,7 @@ def test_a_node_that_does_not_answer_is_an_error(plan):
     result = plan(OLD, OLD, "--api", f"{origin}/analytics")
 
     assert result.exit_code == 70
-    assert result.stderr.startswith(f"{origin}/cluster does not answer: Client")
+    assert result.stderr.startswith(f"{origin}/cluster does not answer: cannot connect\n")
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://a/", "http://", "http://a:99999/", "http://[::1/"])

@@ -107,9 +107,35 @@ async def test_nobody_there_is_away() -> None:
     async with aiohttp.ClientSession() as session:
         peer = Peer(session=session, url=f"http://127.0.0.1:{port}/worker", token=lambda: None)
 
-        with pytest.raises(PeerAway, match=r"cannot be reached \(ClientConnectorError\)"):
+        with pytest.raises(PeerAway, match=rf"^http://127.0.0.1:{port}/worker cannot be reached: cannot connect$"):
             await peer.get_json("/identity", Settled, seconds=1)
     PORTS.give_back(port)
+
+
+async def test_what_went_wrong_is_said_in_plain_words() -> None:
+    """And of whom, if it has a name: what people read is not made for those who wrote the library."""
+
+    async def ends(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async def chats(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0\r\n\r\n")
+        writer.close()
+
+    said = []
+    async with aiohttp.ClientSession() as session:
+        for answer in (ends, chats):
+            async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+                url = "http://127.0.0.1:{1}/worker".format(*server.sockets[0].getsockname())
+                peer = Peer(session=session, url=url, token=lambda: None, name="worker 7")
+                with pytest.raises(PeerAway) as away:
+                    await peer.get_json("/identity", Settled, seconds=5)
+                said.append(str(away.value).replace(url, "URL"))
+
+    assert said == [
+        "worker 7 (URL) cannot be reached: the connection ended before the answer did",
+        "worker 7 (URL) cannot be reached: what answers there is not HTTP",
+    ]
 
 
 async def test_a_node_that_says_nothing_is_away_when_the_time_is_over() -> None:
