@@ -38,7 +38,10 @@ class Child:
         file = self.folder / "bodies"
         file.write_bytes(msgspec.msgpack.encode(events.bodies(batch)))
         answer = await self.ask("feed", str(file))
-        return Run(seconds=answer["seconds"], latencies=answer["latencies"])
+        run = Run(seconds=answer["seconds"])
+        for seconds in answer["latencies"]:
+            run.latency.record(seconds)
+        return run
 
     async def count(self, at: int) -> Count:
         """What it counted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,7 +16,10 @@ from bench.client import HOST, Run, closed_loop, post_event, post_ndjson
 from bench.events import Count, Events
 from bench.servers import Place
 
-CONNECTIONS = 8  # bulk: enough that no server ever waits for the client, few enough that each request is answered soon
+# Bulk: enough that no server ever waits for the client, few enough that each request is answered soon.
+CONNECTIONS = 8
+# One event, or a few, per request: as many clients as a small site has at a time.
+MANY_CONNECTIONS, MANY_BATCH_MAX = 64, 100
 
 
 class Running(Protocol):
@@ -43,12 +46,14 @@ class Peer:
         title: as in the tables.
         config: how it runs: what a reader needs in order to judge whether it is fair.
         open: starts it in a place; stops it at the end.
+        counts: whether it counts at all.
     """
 
     name: str
     title: str
     config: str
     open: Callable[[Place], AbstractAsyncContextManager[Running]]
+    counts: bool = True
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,26 +63,30 @@ class HttpRunning:
     Attributes:
         ports: of its servers; connections are dealt out to them evenly.
         counted: asks for the count of the slice of a time.
-        connections: for single events; bulk has its own number.
     """
 
     ports: Sequence[int]
     counted: Callable[[int], Awaitable[Count]]
-    connections: int = 64
 
     async def feed(self, events: Events, *, batch: int) -> Run:
         """Feed events in batches over HTTP."""
-        if batch == 1:
-            return await self.send([post_event(query) for query in events.queries()], connections=self.connections)
-        return await self.send([post_ndjson(body) for body in events.bodies(batch)], connections=CONNECTIONS)
+        connections = CONNECTIONS if batch > MANY_BATCH_MAX else MANY_CONNECTIONS
+        return await self.send(requests(events, batch=batch), connections=connections)
 
-    async def send(self, requests: Iterable[bytes], *, connections: int) -> Run:
-        """Send requests that are made already."""
-        return await closed_loop(self.ports, requests, connections=connections)
+    async def send(self, ready: Sequence[bytes], *, connections: int) -> Run:
+        """Send requests that are made already, as fast as they are answered."""
+        return await closed_loop(self.ports, ready, connections=connections)
 
     async def count(self, at: int) -> Count:
         """What it counted."""
         return await self.counted(at)
+
+
+def requests(events: Events, *, batch: int) -> list[bytes]:
+    """Events as HTTP requests of so many events each; 1: the call for a single one."""
+    if batch == 1:
+        return [post_event(query) for query in events.queries()]
+    return [post_ndjson(body) for body in events.bodies(batch)]
 
 
 def serve(app: Awaitable[web.Application]) -> None:

@@ -61,7 +61,7 @@ def feed_with_redis_py(port: int, events: Events) -> Run:
         for user, event in pairs[begin : begin + DEPTH]:
             pipe.evalsha(script, 2, users, counts, user, event)
         pipe.execute()
-        run.latencies.append(time.perf_counter() - sent)
+        run.latency.record(time.perf_counter() - sent)
     run.seconds = time.perf_counter() - started
     client.close()
     return run
@@ -105,7 +105,7 @@ def _receive(connection: socket.socket, reader: hiredis.Reader, run: Run, replie
             replies -= 1
         else:
             raise ClientError(f"Redis: {reply!r}")
-    run.latencies.append(time.perf_counter() - sent)
+    run.latency.record(time.perf_counter() - sent)
 
 
 def _peer(fsync: Fsync, name: str, title: str, client: str, feeding: Feed) -> Peer:
