@@ -82,10 +82,12 @@ class Replaced:
         pins: as they are now.
         lost: slices that were settled before and name the worker.
         restored: those of them that it has a file of.
+        was_well: the worker runs on the pinned directory already.
         deaf: those who have not heard of it yet, and why.
     """
 
     pins: Pins
+    was_well: bool = False
     lost: frozenset[SliceId] = frozenset()
     restored: frozenset[SliceId] = frozenset()
     deaf: tuple[str, ...] = ()
@@ -175,8 +177,9 @@ class Recovery:
             raise ConfigRefused(["the registry is empty: rebuild it first"])
         pinned = pins.workers.get(worker)
         if found.uuid == pinned:
-            self._tell(f"worker {worker} runs on the data directory that is pinned")
-            return Replaced(pins=pins, deaf=tuple(await self._spread(pins, state.claims, frozenset())))
+            # Perhaps it broke off after that: then not everybody has heard.
+            deaf = await self._spread(pins, state.claims, frozenset())
+            return Replaced(pins=pins, was_well=True, deaf=tuple(deaf))
         _require_new(worker, found, pinned)
         restored = (await peer.get_json("/slices", _Slices, seconds=CALL_SECONDS)).slices
         for _ in range(TRIES):

@@ -61,7 +61,7 @@ def rebuild(cluster_file: Path, lost: Sequence[str], dry_run: bool) -> None:
     rebuilt = _with_recovery(
         config, console, lambda recovery: recovery.rebuild(without=without, now=now, dry_run=dry_run)
     )
-    _show_rebuilt(console, rebuilt)
+    _show_rebuilt(console, rebuilt, is_done=not dry_run)
     _say(console, "Nothing was changed: this was a dry run." if dry_run else "The registry is rebuilt.")
     _warn_deaf(console, rebuilt.deaf)
 
@@ -112,7 +112,7 @@ def _node(config: ClusterConfig, name: str) -> str:
     raise click.BadParameter(message, param_hint="--without")
 
 
-def _show_rebuilt(console: Console, rebuilt: Rebuilt) -> None:
+def _show_rebuilt(console: Console, rebuilt: Rebuilt, *, is_done: bool) -> None:
     merged = rebuilt.merged
     times = Counter(one.slice for told in rebuilt.told for one in told.routes.values())
     table = Table("Who", "Routes", "Known to nobody else", "Highest claim", title="Told", title_justify="left")
@@ -120,17 +120,23 @@ def _show_rebuilt(console: Console, rebuilt: Rebuilt) -> None:
         alone = sum(times[slice_id] == 1 for slice_id in told.routes)
         table.add_row(told.who, f"{len(told.routes):,}", f"{alone:,}", f"{told.claims:,}")
     console.print(table)
-    _say(console, f"Cluster {merged.pins.cluster}: {len(merged.routes):,} slices are settled.")
-    _say(console, f"The claim number is {merged.claims:,}; the highest that anybody knew was {merged.known:,}.")
+    settled, number = ("are settled", "is") if is_done else ("would be settled", "would be")
+    _say(console, f"Cluster {merged.pins.cluster}: {len(merged.routes):,} slices {settled}.")
+    highest = f"the highest that anybody {'knew was' if is_done else 'knows is'} {merged.known:,}"
+    _say(console, f"The claim number {number} {merged.claims:,}; {highest}.")
+    answer = "answer" if is_done else "would answer"
     if merged.unclear:
         shown = _slices(merged.unclear)
-        _say(console, f"Damaged, and their routes known to nobody else: slices {shown}. They answer 503.")
+        _say(console, f"Damaged, and their routes known to nobody else: slices {shown}. They {answer} 503.")
     if merged.pins.unknown_before is not None:
         instant = format_instant(merged.pins.unknown_before)
-        _say(console, f"Slices that began before {instant} and are not settled answer 503: nobody knows of them.")
+        _say(console, f"Slices that began before {instant} and are not settled {answer} 503: nobody knows of them.")
 
 
 def _show_replaced(console: Console, worker: str, replaced: Replaced) -> None:
+    if replaced.was_well:
+        _say(console, f"Nothing to do: worker {worker} runs on the data directory that is pinned.")
+        return
     _say(console, f"Worker {worker} is known by data directory {replaced.pins.workers[WorkerId(worker)]}.")
     missing = replaced.lost - replaced.restored
     if replaced.restored:

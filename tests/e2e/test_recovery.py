@@ -79,6 +79,8 @@ async def test_the_registry_is_lost_and_rebuilt(tmp_path: Path) -> None:
 
         tried = await tallyslice(cluster, "rebuild", "--dry-run")
         assert "this was a dry run" in tried
+        assert "slices would be settled" in tried
+        assert "are settled" not in tried
         assert (await claim(cluster, NEW)).status == 409
         printed = await tallyslice(cluster, "rebuild")
         assert "The registry is rebuilt." in printed
@@ -152,7 +154,8 @@ async def test_a_workers_disk_is_lost_and_replaced(tmp_path: Path) -> None:
         for api in cluster.api:
             await eventually(lambda api=api: incomplete(cluster, api=api))  # type: ignore[misc]
             assert (await cluster.json(NEW, api=api))["complete"]
-        assert "runs on the data directory that is pinned" in await tallyslice(cluster, "replace-worker", "1")
+        again = await tallyslice(cluster, "replace-worker", "1")
+        assert again == "Nothing to do: worker 1 runs on the data directory that is pinned.\n"
 
 
 async def incomplete(cluster: Cluster, *, api: str) -> None:

@@ -514,6 +514,7 @@ async def test_it_may_be_run_again(tmp_path: Path) -> None:
 
         again = await replace(nodes, "1")
 
+        assert (first.was_well, again.was_well) == (False, True)
         assert again.pins == first.pins
         assert again.lost == frozenset()
 
