@@ -12,12 +12,14 @@
     event       -                  string: the type by name; flags are for single events
     id          messageId          string, 1 to 256 bytes of UTF-8
 
-All other names are properties. A name given twice in one JSON object counts as its last one, as most readers of JSON
-have it (RFC 8259, section 4); a field given under two of its names is an error.
+All other names are properties; null is as good as left out. A name given twice in one JSON object counts as its last
+one, as most readers of JSON have it (RFC 8259, section 4); a field given under two of its names is an error. What is
+said of a line never depends on the lines beside it, whichever way they are read.
 """
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 LINES_MAX = 65_536  # in one request: half a sender's queue, some tens of milliseconds of hashing
 PIECE_BYTES_MAX = 256 << 10  # some two thousand lines: a few milliseconds in which the loop does nothing else
+_PIECE_ELEMENTS = 2048  # likewise, of an array whose elements are read one by one
 
 NAMES = {
     TIMESTAMP: (TIMESTAMP, "dt", "ts"),
@@ -68,12 +71,19 @@ class _Digits(msgspec.Struct, gc=False, kw_only=True):
     dt: msgspec.Raw = msgspec.Raw()
     ts: msgspec.Raw = msgspec.Raw()
 
+    @property
+    def given(self) -> str:
+        """The one that is given; null is as good as none."""
+        texts = (bytes(raw).decode() for raw in (self.timestamp, self.dt, self.ts))
+        return next(text for text in texts if text not in ("", "null"))
+
 
 _line = msgspec.json.Decoder(Line)
 _array = msgspec.json.Decoder(list[Line])
 _raw_array = msgspec.json.Decoder(list[msgspec.Raw])
 _digits = msgspec.json.Decoder(_Digits)
 _digits_array = msgspec.json.Decoder(list[_Digits])
+_scanner = json.JSONDecoder()
 _UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 _BOM = b"\xef\xbb\xbf"  # what some editors put before UTF-8
 
@@ -99,8 +109,7 @@ class Piece:
         if self._digits is None:
             assert self._read_digits is not None  # noqa: S101 - only what was decoded as a whole has floats
             self._digits = self._read_digits()
-        line = self._digits[index]
-        return bytes(line.timestamp or line.dt or line.ts).decode()
+        return self._digits[index].given
 
 
 def read_ndjson(body: bytes) -> Iterator[Piece]:
@@ -129,15 +138,52 @@ def read_json_events(body: bytes) -> Iterator[Piece]:
     try:
         lines = _array.decode(text)
     except _UNREADABLE:
-        try:
-            elements = _raw_array.decode(text)
-        except _UNREADABLE:
-            # From None: the error that was caught may quote the input.
-            raise Malformed("the body is not JSON: one event, or an array of events, is expected") from None
+        elements = _elements(text)
         _require_few(len(elements))
-        return iter([Piece([_read_one(bytes(element)) for element in elements])])
+        parts = (elements[at : at + _PIECE_ELEMENTS] for at in range(0, len(elements), _PIECE_ELEMENTS))
+        return (Piece([_read_one(element) for element in part]) for part in parts)
     _require_few(len(lines))
     return iter([Piece(lines, lambda: _digits_array.decode(text))])
+
+
+def _elements(text: bytes) -> list[bytes]:
+    """The elements of an array, whatever they are.
+
+    Raises:
+        Malformed: it is none.
+    """
+    try:
+        return [bytes(element) for element in _raw_array.decode(text)]
+    except _UNREADABLE:
+        pass
+    # The decoder of the standard library takes halves of characters ("\\ud83d"), which come from clients that cut text
+    # without looking; what they are part of is refused by itself, or is not looked at.
+    try:
+        return list(_scan(text.decode()))
+    except (ValueError, IndexError, RecursionError):
+        # From None: the error that was caught may quote the input.
+        raise Malformed("the body is not JSON: one event, or an array of events, is expected") from None
+
+
+def _scan(text: str) -> Iterator[bytes]:
+    """The elements of an array, one after the other.
+
+    Raises:
+        ValueError, IndexError, RecursionError: it is none.
+    """
+    at = 1
+    while True:
+        while text[at] in " \t\r\n":
+            at += 1
+        _, end = _scanner.raw_decode(text, at)
+        yield text[at:end].encode()
+        while text[end] in " \t\r\n":
+            end += 1
+        if text[end] == "]" and end == len(text) - 1:
+            return
+        if text[end] != ",":
+            raise ValueError
+        at = end + 1
 
 
 def _ndjson_pieces(body: bytes) -> Iterator[Piece]:
@@ -158,7 +204,7 @@ def read_fields(fields: Sequence[Field]) -> Line | Malformed:
     found: dict[str, Any] = {}
     for name, value in fields:
         field = _FIELD_OF.get(name)
-        if field is None:
+        if field is None or value is None:  # null, as the decoder of lines has it
             continue
         if field in found:
             return Malformed(GIVEN_TWICE, field=field)
@@ -189,8 +235,8 @@ def _read_piece(text: bytes) -> Piece:
     except _UNREADABLE:
         pass
     else:
-        # The decoder does not mind where a line ends. Where that shows, look closer.
-        if 0 <= text.count(b"\n") + 1 - len(lines) <= 1:
+        # The decoder does not mind where a line ends. Where that shows, look closer; so at blank lines.
+        if text.count(b"\n") + (not text.endswith(b"\n")) == len(lines):
             return Piece(lines, lambda: _digits.decode_lines(text))
     return Piece([_read_one(line) for line in text.split(b"\n") if line.strip()])
 
@@ -201,8 +247,11 @@ def _read_one(text: bytes) -> Line | Malformed:
     except _UNREADABLE:
         pass
     else:
-        if float not in (line.timestamp.__class__, line.dt.__class__, line.ts.__class__):
-            return line
+        given = (line.timestamp, line.dt, line.ts)
+        if float in map(type, given) and given.count(None) == len(given) - 1:
+            # No float, which has rounded it; there is no piece that could be asked for the digits later.
+            line.timestamp, line.dt, line.ts = _digits.decode(text).given, None, None
+        return line
     try:
         return read_fields(read_json(text))
     except Malformed as error:
