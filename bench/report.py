@@ -168,11 +168,11 @@ def _before(entries: Sequence[Entry], *, quick: bool) -> str:
     commits = ", ".join(dict.fromkeys(entry.commit for entry in entries))
     loads = [entry.load for entry in entries]
     text = (
-        f"Measured from {entries[0].at} to {entries[-1].at}, commit {commits} (a star: with changes). Load average "
-        f"of the machine before each measurement: {min(loads):.1f} to {max(loads):.1f}. Numbers are medians of alternating "
-        "rounds; ratios compare medians of this one run. Every peer was asked for what it counted, and was right, "
-        "before its time counted. How it is done and why it is fair: "
-        "[docs/performance.md](../../docs/performance.md#benchmarks)."
+        f"Measured from {entries[0].at} to {entries[-1].at}, commit {commits} (a star: with changes). "
+        f"Load average of the machine before each measurement: {min(loads):.1f} to {max(loads):.1f}. "
+        "Numbers are medians of alternating rounds; ratios compare medians of this one run. Every peer was asked for "
+        "what it counted, and was right, before its time counted. How it is done and why it is fair: "
+        "[docs/performance.md](../../docs/performance.md#benchmarks-how-to-run-what-is-compared-and-why-it-is-fair)."
     )
     if quick:
         text += "\n\n**A quick run**: little of everything, to see that all of it works. Its numbers are no results."

@@ -34,7 +34,7 @@ NAMED = {
 
 def bulk(scale: Scale) -> list[Unit]:
     """Batches of 1,000 and 10,000 events."""
-    events, fewer = scale.of(400_000, 100_000), scale.of(60_000, 20_000)
+    events, fewer = scale.of(600_000, 100_000), scale.of(60_000, 20_000)
     units = []
     for batch in (1_000, 10_000):
         units += [_unit(scale, "bulk", peer, events, batch) for peer in BULK]

@@ -25,8 +25,7 @@ SHARED = 10_000_000  # from here on a slice is too dear to be filled for each sh
 SHARES = {"5 % new": 0.05, "50 % new": 0.5, "100 % new": 1.0}
 BATCH = 10_000
 FILL_EVENTS = 500_000  # at a time: what fits into the client's memory
-EVENTS = {10_000: 20_000, 100_000: 100_000}  # and otherwise:
-EVENTS_OTHERWISE = 300_000
+EVENTS_MAX = 300_000  # a round; fewer where they would make the slice grow too much
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,7 +87,7 @@ async def _fill(running: Cluster, into: _Slice, level: int, *, note: bool) -> li
 
 
 async def _feed(running: Cluster, into: _Slice, level: int, share: str, *, seed: int) -> Result:
-    number = EVENTS.get(level, EVENTS_OTHERWISE)
+    number = min(EVENTS_MAX, round(level / max(SHARES[share], 0.5)))
     events = draw_growing(at=into.at, events=number, known=into.users, new_share=SHARES[share], seed=seed)
     run = await running.feed(events, batch=BATCH)
     into.users += round(number * SHARES[share])

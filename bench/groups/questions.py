@@ -82,7 +82,7 @@ async def _two_million(scale: Scale) -> Sequence[Result]:
 async def _unique_exact(scale: Scale) -> Sequence[Result]:
     """``uniqExact`` over as many rows."""
     events = drawn(scale.at, scale.of(2_000_000, 200_000))
-    async with place("clickhouse") as here, clickhouse.PEER.open(here) as running:
+    async with place("clickhouse") as here, clickhouse.LIBRARY.open(here) as running:
         child = cast("Child", running)
         await child.feed(events, batch=10_000)
         await check(child, scale.at, events.count())
