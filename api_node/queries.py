@@ -40,10 +40,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSummary:
-    """One worker's part of a slice; ``summary`` is None if the worker did not answer."""
+    """One worker's part of a slice.
+
+    Attributes:
+        worker: which.
+        url: where it is; None if this node's file does not list it.
+        summary: what it holds; None if it did not answer.
+    """
 
     worker: WorkerId
-    url: str
+    url: str | None
     summary: Summary | None
 
 
@@ -145,32 +151,36 @@ class Queries:
         raise NoAnswer(reason)
 
     async def _parts(self, route: Route, slice_id: SliceId, *, partial: bool) -> list[WorkerSummary]:
-        links = [self._link(worker) for worker in route]
+        links = [self._link(worker, partial=partial) for worker in route]
         # Cached summaries need neither a task nor a turn of the loop.
         found: list[Summary | None] = []
         missing: list[int] = []
+        wanted: list[WorkerLink] = []
         for position, link in enumerate(links):
-            held = link.cache.get(slice_id)
+            held = None if link is None else link.cache.get(slice_id)
             found.append(None if held is None else held.summary)
-            if held is None:
+            if held is None and link is not None:
                 missing.append(position)
-        self._metrics.summaries.labels("cache").inc(len(links) - len(missing))
+                wanted.append(link)
+        self._metrics.summaries.labels("cache").inc(sum(summary is not None for summary in found))
         if missing:
-            wanted = [links[position] for position in missing]
             asked = (
                 self._try(self._one(link, slice_id, self._patience(link, partial=partial)), partial) for link in wanted
             )
             for position, summary in zip(missing, await asyncio.gather(*asked), strict=True):
                 found[position] = summary
         return [
-            WorkerSummary(worker=link.worker, url=link.peer.url, summary=summary)
-            for link, summary in zip(links, found, strict=True)
+            WorkerSummary(worker=worker, url=None if link is None else link.peer.url, summary=summary)
+            for worker, link, summary in zip(route, links, found, strict=True)
         ]
 
-    def _link(self, worker: WorkerId) -> WorkerLink:
+    def _link(self, worker: WorkerId, *, partial: bool) -> WorkerLink | None:
+        """The link to a worker; None if this node's file does not list it, and a part of the answer will do."""
         try:
             return self._workers.link(worker)
         except NotTaken as error:
+            if partial:
+                return None
             raise NoAnswer(error.detail) from error
 
     def _patience(self, link: WorkerLink, *, partial: bool) -> float:

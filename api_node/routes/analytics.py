@@ -151,7 +151,7 @@ class AnalyticsRoutes:
 
     def _worker_text(self, slice_id: SliceId, part: WorkerSummary) -> str:
         lines = "" if part.summary is None else self._lines(part.summary)
-        return f"slice,{slice_id}\nworker,{part.url}\n{lines}"
+        return f"slice,{slice_id}\nworker,{part.url or part.worker}\n{lines}"
 
     def _worker_json(self, part: WorkerSummary) -> dict[str, Any]:
         who = {"worker": part.worker, "url": part.url}

@@ -147,6 +147,34 @@ async def test_a_missing_worker_is_no_number_unless_a_part_is_wanted(tmp_path: P
             assert text.text.endswith(f"slice,0\nworker,{nodes.worker['1'].url}\n")
 
 
+async def test_a_worker_that_the_file_does_not_list_is_missing_too(tmp_path: Path) -> None:
+    """A file from before it came, at one node of two: 503, or with ``partial=true`` the sum of the rest."""
+    nodes = Nodes(tmp_path, apis=2, start=False, deadlines=QUICK, routing={0: ["0"], 2: ["0", "1"]})
+    async with nodes:
+        await asyncio.gather(*map(nodes.start_worker, nodes.worker))
+        old = nodes.write(
+            name="old.json", worker_nodes={"0": nodes.worker["0"].url}, routing=[{"slice": 0, "nodes": ["0"]}]
+        )
+        await nodes.start_api("0")
+        await nodes.start_api("1", file=old)  # while no route names worker 1
+        at = FIRST + 2 * HOUR
+        await fill(nodes, at=at)
+        here, _ = (await nodes.get(f"/perworker?timestamp={at}&format=json")).json["workers"]
+
+        refused = await nodes.get(f"?timestamp={at}", api="1")
+        shown = await nodes.get(f"?timestamp={at}&partial=true&format=json", api="1")
+        parts = await nodes.get(f"/perworker?timestamp={at}&partial=true&format=json", api="1")
+        text = await nodes.get(f"/perworker?timestamp={at}&partial=true", api="1")
+
+        assert no_answer(refused), refused
+        assert "does not list it" in refused.text
+        assert (shown.status, shown.json["unique_users"]) == (200, here["unique_users"])
+        assert shown.json["complete"] is False
+        assert shown.headers["X-Complete"] == parts.headers["X-Complete"] == "false"
+        assert parts.json["workers"] == [here, {"worker": "1", "url": None, "complete": False}]
+        assert text.text.endswith("slice,2\nworker,1\n")
+
+
 async def test_a_damaged_slice_is_no_number(tmp_path: Path) -> None:
     """Neither zeros nor what the others have; the slices beside it are as they were."""
     async with Nodes(tmp_path) as nodes:
