@@ -19,7 +19,7 @@ EXIT_INTERRUPTED = 130  # as shells say it of Ctrl-C: 128 + SIGINT
 # Imported only when asked for: check-config should not wait for what `up` needs.
 _COMMANDS = {
     "check-config": "tallyslice.check_config:check_config",
-    "feed": "tallyslice.feed:feed",
+    "load": "tallyslice.load.command:load",
     "plan": "tallyslice.plan:plan",
     "registry": "tallyslice.registry:registry",
     "up": "tallyslice.up:up",

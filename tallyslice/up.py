@@ -26,8 +26,10 @@ from common.judge import show_route
 from common.routing import RoutingEntry
 from common.slices import SECOND, Micros, format_instant
 from tallyslice.cluster import ClusterFolder, open_folder, start_nodes, until_ready
-from tallyslice.feed import RATE, SECONDS, FeedOrder, feed_and_check, now, rate_option, seconds_option, seed_option
 from tallyslice.interrupts import Interrupts
+from tallyslice.load.command import rate_option, seconds_option, seed_option
+from tallyslice.load.order import RATE, SECONDS, Order
+from tallyslice.load.run import load_and_check, now
 from tallyslice.processes import STOP_SECONDS, Ended, Node, Processes
 from tallyslice.questions import Questions, origin
 from tallyslice.screen import new_console
@@ -69,7 +71,7 @@ def up(  # noqa: PLR0917 - click hands its options over by name
     if not with_feed and (seconds, rate, seed) != (None, None, None):
         raise click.UsageError("--seconds, --rate and --seed say how to feed: they need --feed")
     folder = open_folder(cluster_file, data, now=datetime.now().astimezone())
-    order = FeedOrder(
+    order = Order(
         nodes=tuple(origin(url) for url in folder.config.api_nodes.values()),
         rate=rate or RATE,
         seconds=seconds or SECONDS,
@@ -86,7 +88,7 @@ class _Run:
         self._folder = folder
         self._console = console
 
-    async def run(self, order: FeedOrder | None, *, leave: bool) -> int:
+    async def run(self, order: Order | None, *, leave: bool) -> int:
         """From the first process to the last; the exit code."""
         config = self._folder.config
         self._console.print(
@@ -100,7 +102,7 @@ class _Run:
                 await start_nodes(self._folder, processes)
                 if await until_ready(self._folder, processes, self._tell_ready, stop=interrupts.finish):
                     if order is not None:
-                        held = await feed_and_check(order, console=self._console, interrupts=interrupts)
+                        held = (await load_and_check(order, console=self._console, interrupts=interrupts)).held
                     if not leave and not interrupts.finish.is_set():
                         await self._tell_what_to_try()
                         await interrupts.finish.wait()

@@ -1,4 +1,4 @@
-"""What is known of a feed while it runs, asked of the cluster every second, and shown on a terminal or as lines."""
+"""What is known of a load while it runs, asked of the cluster every second, and shown on a terminal or as lines."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from common.errors import PeerAway
 from common.routing import Route
 from common.slices import Micros, SliceClock, SliceId
 from common.summaries import Summary
-from tallyslice import table
-from tallyslice.feeder import Feeder
+from tallyslice.load import table
+from tallyslice.load.generator import Generator
+from tallyslice.load.table import View
 from tallyslice.questions import Questions
-from tallyslice.table import View
 
 ASK_SECONDS = 1.0
 FRAME_SECONDS = 0.25  # of the bar and the counters, which cost no question
@@ -24,10 +24,10 @@ LINE_SECONDS = 5.0  # between lines where nobody watches live
 
 
 class Board:
-    """The newest answers of the cluster beside the feeder's own counters.
+    """The newest answers of the cluster beside the generator's own counters.
 
     Args:
-        feeder: what is shown.
+        generator: what is shown.
         questions: asks the nodes.
         nodes: origins of the API nodes, asked in turn.
         clock: how the cluster divides time.
@@ -42,7 +42,7 @@ class Board:
     def __init__(
         self,
         *,
-        feeder: Feeder,
+        generator: Generator,
         questions: Questions,
         nodes: Sequence[str],
         clock: SliceClock,
@@ -52,7 +52,7 @@ class Board:
         timer: Callable[[], float],
     ) -> None:
         self.phase = "feeding"
-        self._feeder = feeder
+        self._generator = generator
         self._questions = questions
         self._nodes = nodes
         self._clock = clock
@@ -90,25 +90,25 @@ class Board:
 
     def view(self) -> View:
         """How it looks now."""
-        feeder = self._feeder
+        made = self._generator
         return View(
             phase=self.phase,
             rows=self._rows,
             elapsed_seconds=self._timer() - self._started,
             seconds=self._seconds,
-            total=feeder.total,
-            drawn=feeder.drawn,
-            acknowledged=feeder.acknowledged,
-            retried=feeder.retried,
-            refused=feeder.refused.total(),
-            waiting=feeder.waiting,
-            behind=feeder.behind,
+            drawn=made.drawn,
+            acknowledged=made.acknowledged,
+            retried=made.retried,
+            refused=made.traffic.refused.total(),
+            waiting=made.traffic.waiting,
+            behind=made.behind,
             rate=self._rate,
+            latencies=made.traffic.latencies,
             problem=self._problem,
         )
 
     def _measure(self) -> None:
-        at, acknowledged = self._timer(), self._feeder.acknowledged
+        at, acknowledged = self._timer(), self._generator.acknowledged
         passed = at - self._measured
         self._rate = (acknowledged - self._acknowledged) / passed if passed > 0 else 0
         self._measured, self._acknowledged = at, acknowledged

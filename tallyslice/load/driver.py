@@ -51,7 +51,7 @@ class Driver(Generic[ItemT]):
     """Sends some work to some servers, once.
 
     Args:
-        targets: the servers; requests go to them in turn, tries beyond the first to the next.
+        targets: the servers; each connection has one that it asks first, tries beyond the first go to the next.
         work: what to send.
         pace: when.
         connections: how many requests may be under way at a time.
@@ -78,7 +78,7 @@ class Driver(Generic[ItemT]):
         self._pace = pace
         self._try_seconds = try_seconds
         self._give_up_seconds = give_up_seconds
-        self._lanes = [_Lane(driver=self, work=work, targets=targets) for _ in range(connections)]
+        self._lanes = [_Lane(driver=self, work=work, targets=targets, first=n) for n in range(connections)]
         self._free = deque(self._lanes)
         self._alarm = Alarm(self._rings)
         self._alarm_of = -1  # which request it is set for
@@ -97,8 +97,8 @@ class Driver(Generic[ItemT]):
 
     @property
     def behind(self) -> int:
-        """How many requests are due and not sent; after the end: how many never were."""
-        return self._pace.behind(self.sent, self.elapsed_seconds) if self._started else 0
+        """How many requests are due and not sent; after the end: how many never were. None, if told to stop."""
+        return 0 if self._stopped or not self._started else self._pace.behind(self.sent, self.elapsed_seconds)
 
     def stop(self) -> None:
         """Send nothing new; what is under way goes on until it has its answer."""
@@ -114,7 +114,7 @@ class Driver(Generic[ItemT]):
     async def run(self) -> None:
         """Connect, start the clock, and send until the pace is over and everything has its answer or is given up."""
         try:
-            await asyncio.gather(*(lane.open(number) for number, lane in enumerate(self._lanes)))
+            await asyncio.gather(*(lane.open() for lane in self._lanes))
             with self._alarm:
                 self._started = time.monotonic()
                 self._sweep()
@@ -153,7 +153,7 @@ class Driver(Generic[ItemT]):
                 return
             lane = self._free.popleft()
             self.sent += 1
-            lane.start(item, self.sent - 1, self._started + due)
+            lane.start(item, self._started + due)
 
     def _wake(self, seconds: float) -> None:
         """Come back when the next one is due; each lane that becomes free until then asks for the same."""
@@ -171,7 +171,7 @@ class Driver(Generic[ItemT]):
         for lane in self._lanes:
             lane.expire(time.monotonic() - self._try_seconds)
         if self.elapsed_seconds > self._pace.length_seconds + self._give_up_seconds:
-            self.give_up()
+            self._done.set()  # not told to stop: what is behind now was never sent
 
 
 class _Lane(Generic[ItemT]):
@@ -181,24 +181,26 @@ class _Lane(Generic[ItemT]):
         driver: is told when it is free again.
         work: knows what is sent.
         targets: the servers.
+        first: which of them it asks first, counted round and round.
     """
 
-    def __init__(self, *, driver: Driver[ItemT], work: Work[ItemT], targets: Sequence[Target]) -> None:
+    def __init__(self, *, driver: Driver[ItemT], work: Work[ItemT], targets: Sequence[Target], first: int) -> None:
         self._driver = driver
         self._work = work
         self._connections = [Connection(target) for target in targets]
         self._item: ItemT | None = None
-        self._turn = self._attempt = 0
+        self._first = first
+        self._attempt = 0
         self._due = 0.0
         self._pause: asyncio.TimerHandle | None = None
 
-    async def open(self, turn: int) -> None:
-        """Connect to the server that is most likely asked first, so that no latency has a connect in it."""
-        await self._connections[turn % len(self._connections)].open()
+    async def open(self) -> None:
+        """Connect to the server that is asked first, so that no latency has a connect in it."""
+        await self._connections[self._server].open()
 
-    def start(self, item: ItemT, turn: int, due: float) -> None:
+    def start(self, item: ItemT, due: float) -> None:
         """Send something that was due at this time of ``time.monotonic``."""
-        self._item, self._turn, self._due, self._attempt = item, turn, due, 0
+        self._item, self._due, self._attempt = item, due, 0
         self._ask()
 
     def expire(self, before: float) -> None:
@@ -216,11 +218,14 @@ class _Lane(Generic[ItemT]):
         if item is not None:
             self._work.leave(item, under_way=self._pause is None)
 
+    @property
+    def _server(self) -> int:
+        return (self._first + self._attempt) % len(self._connections)
+
     def _ask(self) -> None:
         self._pause = None
-        server = (self._turn + self._attempt) % len(self._connections)
         if self._item is not None:
-            self._connections[server].ask(self._work.request(self._item, server), self._heard)
+            self._connections[self._server].ask(self._work.request(self._item, self._server), self._heard)
 
     def _heard(self, reply: Reply) -> None:
         # What is raised in a callback is nobody's: it must end the run, not one connection of it.

@@ -11,7 +11,7 @@ Everything is per slice: users are the set of those seen, events are counted by 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from common.slices import SliceId
@@ -31,6 +31,11 @@ class SliceModel:
         """Count one event."""
         self.users.add(user)
         self.counts[event_type] += 1
+
+    def add_all(self, users: Iterable[int], event_types: Iterable[str]) -> None:
+        """Count many."""
+        self.users.update(users)
+        self.counts.update(event_types)
 
 
 class Model:

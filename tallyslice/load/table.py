@@ -1,9 +1,9 @@
-"""What a feed looks like: a live table for a terminal, one line for a file. Pure: from a view to something to print."""
+"""What a load looks like: a live table for a terminal, one line for a file. Pure: from a view to something to print."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
@@ -13,7 +13,8 @@ from rich.text import Text
 from common.routing import Route
 from common.slices import SliceClock, SliceId, format_instant
 from common.summaries import CLICK, IMPRESSION, Summary
-from tallyslice.reconcile import Difference
+from tallyslice.load.latency import Latency
+from tallyslice.load.reconcile import Difference
 
 LINE_SLICES = 3  # in one line of a log: the newest tell what goes on
 DIFFERENCES_MAX = 40  # shown; more would scroll the verdict away
@@ -47,21 +48,21 @@ class SliceRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """One look at a feed.
+    """One look at a load.
 
     Attributes:
         phase: what is being done, in a word.
         rows: the slices, oldest first.
         elapsed_seconds: since the first event.
-        seconds: how long it feeds in all.
-        total: events in all.
+        seconds: how long it goes on in all.
         drawn: events sent, or about to be.
         acknowledged: events answered with success.
         retried: tries beyond the first of an event.
         refused: events refused for good.
         waiting: events without an answer yet.
-        behind: events that should have been sent already.
+        behind: requests that should have been sent already.
         rate: events acknowledged a second, lately.
+        latencies: by kind of request, so far.
         problem: why the numbers are not fresh, if they are not.
     """
 
@@ -69,7 +70,6 @@ class View:
     rows: Sequence[SliceRow]
     elapsed_seconds: float
     seconds: float
-    total: int
     drawn: int
     acknowledged: int
     retried: int
@@ -77,6 +77,7 @@ class View:
     waiting: int
     behind: int
     rate: float
+    latencies: Mapping[str, Latency] = field(default_factory=dict)
     problem: str | None = None
 
     @property
@@ -89,7 +90,8 @@ class View:
                 f"{self.waiting:,} under way",
                 f"{self.retried:,} sent again",
                 *([f"{self.refused:,} refused"] if self.refused else []),
-                *([f"{self.behind:,} behind schedule"] if self.behind else []),
+                *([f"{self.behind:,} requests behind schedule"] if self.behind else []),
+                *(f"p99 {latency.at(99):,.1f} ms" for latency in [*self.latencies.values()][:1] if latency.count),
             ]
         )
 
@@ -176,9 +178,25 @@ def differences_table(found: Iterable[tuple[str, Difference]]) -> RenderableType
     return table
 
 
+def latencies_table(latencies: Mapping[str, Latency], seconds: float) -> RenderableType:
+    """How many requests of each kind were answered with success, how fast, and how soon."""
+    table = Table("Requests", "Answered", "A second", title="Latency since due, in milliseconds", title_justify="left")
+    heads = list(Latency().milliseconds())
+    for head in heads:
+        table.add_column(head)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for kind, latency in latencies.items():
+        shown = [f"{value:,.2f}" for value in latency.milliseconds().values()] if latency.count else [""] * len(heads)
+        table.add_row(kind, f"{latency.count:,}", f"{latency.count / seconds if seconds else 0:,.1f}", *shown)
+    return table
+
+
 def _bar(view: View) -> RenderableType:
     grid = Table.grid(padding=(0, 1))
-    grid.add_row(ProgressBar(total=max(view.total, 1), completed=view.drawn, width=_BAR_WIDTH), Text(_clock_text(view)))
+    grid.add_row(
+        ProgressBar(total=view.seconds, completed=view.elapsed_seconds, width=_BAR_WIDTH), Text(_clock_text(view))
+    )
     return grid
 
 

@@ -1,4 +1,4 @@
-"""At the end of a feed: does every API node count exactly what was acknowledged?
+"""At the end of a load: does every API node count exactly what was acknowledged?
 
 Each node is asked until it is right, for as long as its cache may be old; then once more a cache time later, when
 nothing that it remembered can still help it.
@@ -15,10 +15,10 @@ from rich.console import Console
 from common.errors import PeerAway
 from common.slices import SliceId
 from common.summaries import Summary
-from tallyslice.feeder import Feeder
+from tallyslice.load.reconcile import Counted, Difference, Model, counted, differences, touched_by_others
+from tallyslice.load.table import differences_table
+from tallyslice.load.traffic import READ, Traffic
 from tallyslice.questions import Questions
-from tallyslice.reconcile import Counted, Difference, Model, counted, differences, touched_by_others
-from tallyslice.table import differences_table
 
 ANSWER_SECONDS = 20.0  # for a node that does not answer yet: longer than a worker takes to restart
 ASK_AGAIN_SECONDS = 0.25
@@ -108,12 +108,15 @@ class Judgement:
         )
 
 
-def report(feeder: Feeder, verdicts: Sequence[NodeVerdict], console: Console) -> bool:
+def report(traffic: Traffic, verdicts: Sequence[NodeVerdict], console: Console) -> bool:
     """Say how it went, and whether the check held."""
-    for sentence in _unsettled(feeder):
+    for sentence in _unsettled(traffic):
         console.print(sentence, style="yellow")
-    if feeder.drawn and not feeder.acknowledged:
+    if traffic.drawn and not traffic.acknowledged:
         console.print("No event was acknowledged: there is nothing to check.", style="bold red")
+        return False
+    if traffic.failed_reads and not traffic.latencies[READ].count:
+        console.print("No read was answered.", style="bold red")
         return False
     for one in verdicts:
         if one.problem:
@@ -125,7 +128,7 @@ def report(feeder: Feeder, verdicts: Sequence[NodeVerdict], console: Console) ->
     if others := sorted({slice_id for one in verdicts for slice_id in one.others}):
         console.print(f"Somebody else fed {_listed(others)}: not checked.")
     held = all(one.holds for one in verdicts)
-    console.print(_sentence(feeder.model, verdicts, held=held), style="bold green" if held else "bold red")
+    console.print(_sentence(traffic.model, verdicts, held=held), style="bold green" if held else "bold red")
     return held
 
 
@@ -146,13 +149,17 @@ def _sentence(model: Model, verdicts: Sequence[NodeVerdict], *, held: bool) -> s
     return f"{numbers}: {'exact, but for those of unknown outcome' if model.events_unknown else 'exact'}"
 
 
-def _unsettled(feeder: Feeder) -> list[str]:
+def _unsettled(traffic: Traffic) -> list[str]:
     """What became of events that were not acknowledged."""
     found = []
-    for status, events in sorted(feeder.refused.items()):
-        found.append(f"{events:,} events were refused with status {status}, so they are not counted.")
-    if feeder.undelivered:
-        found.append(f"{feeder.undelivered:,} events were given up before any node took them, so they are not counted.")
-    if unknown := feeder.model.events_unknown:
+    for reason, events in sorted(traffic.refused.items()):
+        found.append(f"{events:,} events were refused ({reason}), so they are not counted.")
+    if traffic.undelivered:
+        found.append(
+            f"{traffic.undelivered:,} events were given up before any node took them, so they are not counted."
+        )
+    if unknown := traffic.model.events_unknown:
         found.append(f"{unknown:,} events were never acknowledged but may be counted; the check allows for either.")
+    for status, reads in sorted(traffic.failed_reads.items()):
+        found.append(f"{reads:,} reads {f'were answered with status {status}' if status > 0 else 'got no answer'}.")
     return found

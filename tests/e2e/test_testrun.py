@@ -1,4 +1,4 @@
-"""``tallyslice up`` and ``tallyslice feed`` as real processes, with real nodes: what testrun.sh promises."""
+"""``tallyslice up`` and ``tallyslice load`` as real processes, with real nodes: what testrun.sh promises."""
 
 from __future__ import annotations
 
@@ -278,11 +278,11 @@ def _all_of(terminal: int) -> str:
             chunks.append(chunk)
 
 
-async def test_feed_checks_a_running_cluster(tmp_path: Path) -> None:
+async def test_load_checks_a_running_cluster(tmp_path: Path) -> None:
     """Its check is of the slices that it fed: what was there before, and what others feed elsewhere, is no fault."""
     async with Cluster(tmp_path, apis=2, length_of_time_slice=2, first_slice="system") as cluster:
         await cluster.post("timestamp=1495238400&user=before&click")
-        command = [sys.executable, "-m", "tallyslice", "feed", *(node.url for node in cluster.api.values())]
+        command = [sys.executable, "-m", "tallyslice", "load", *(node.url for node in cluster.api.values())]
         process = await asyncio.create_subprocess_exec(
             *command, "--seconds", "3", "--rate", "100", stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )

@@ -1,4 +1,4 @@
-"""The feeder against an API node that answers as it is told to: what is sent again, and what the model keeps."""
+"""The generator against an API node that answers as it is told to: what is sent again, and what the model keeps."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from common.slices import SECOND, Micros, SliceClock
-from tallyslice.crowd import Crowd
-from tallyslice.feeder import Answer, Feeder, answer_of
+from tallyslice.load.generator import Generator
+from tallyslice.load.order import Order
 from tests.support.ports import PORTS
 
 NOW = Micros(1_700_000_000 * SECOND)
@@ -71,20 +70,14 @@ async def node(api: FakeApi) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
+def make(node: str) -> Callable[..., Generator]:
+    """A generator of twenty events within a tenth of a second, unless told otherwise."""
 
+    def generator(*, give_up_seconds: float = 60.0, **settings: Any) -> Generator:
+        wanted: dict[str, Any] = {"nodes": (node,), "rate": 200, "seconds": 0.1, "seed": 4} | settings
+        return Generator(Order(**wanted), tag="t", clock=CLOCK, now=lambda: NOW, give_up_seconds=give_up_seconds)
 
-@pytest.fixture
-def make(session: aiohttp.ClientSession, node: str) -> Callable[..., Feeder]:
-    """A feeder of twenty events within a tenth of a second, unless told otherwise."""
-
-    def feeder(**settings: Any) -> Feeder:
-        wanted: dict[str, Any] = {"nodes": [node], "rate": 200, "seconds": 0.1} | settings
-        return Feeder(session=session, crowd=Crowd(tag="t", seed=4), clock=CLOCK, now=lambda: NOW, **wanted)
-
-    return feeder
+    return generator
 
 
 def sent(api: FakeApi) -> Counter[tuple[int, str]]:
@@ -93,127 +86,111 @@ def sent(api: FakeApi) -> Counter[tuple[int, str]]:
     return Counter((CLOCK.slice_at(Micros(event["timestamp"] * 1000)), event["event"]) for event in events)
 
 
-def kept(feeder: Feeder) -> Counter[tuple[int, str]]:
+def kept(generator: Generator) -> Counter[tuple[int, str]]:
     """Likewise, as the model of what was acknowledged has it."""
-    return Counter({(at, name): n for at, part in feeder.model.acknowledged.items() for name, n in part.counts.items()})
+    return Counter(
+        {(at, name): n for at, part in generator.traffic.model.acknowledged.items() for name, n in part.counts.items()}
+    )
 
 
-async def test_every_event_is_sent_once_and_kept(api: FakeApi, make: Callable[..., Feeder]) -> None:
+async def test_every_event_is_sent_once_and_kept(api: FakeApi, make: Callable[..., Generator]) -> None:
     """Where nothing goes wrong, the model is what arrived: late events in their own slices, users by slice."""
-    feeder = make()
-    await feeder.run()
+    generator = make()
+    await generator.run()
 
-    assert (feeder.total, feeder.drawn, feeder.acknowledged, feeder.retried, feeder.waiting) == (20, 20, 20, 0, 0)
+    assert (generator.drawn, generator.acknowledged, generator.retried, generator.traffic.waiting) == (20, 20, 0, 0)
     assert set(api.tries.values()) == {1}
-    assert kept(feeder) == sent(api)
+    assert kept(generator) == sent(api)
     names = {json.loads(body)["user"] for body in api.bodies}
-    assert len({user for part in feeder.model.acknowledged.values() for user in part.users}) == len(names)
+    assert len({user for part in generator.traffic.model.acknowledged.values() for user in part.users}) == len(names)
 
 
 @pytest.mark.parametrize(
     ("status", "slug"), [(503, "not-taken"), (503, "outcome-unknown"), (500, ""), (429, ""), (LOST, "")]
 )
 async def test_what_is_not_acknowledged_is_sent_again(
-    api: FakeApi, make: Callable[..., Feeder], status: int, slug: str
+    api: FakeApi, make: Callable[..., Generator], status: int, slug: str
 ) -> None:
     """The same bytes, id and timestamp included, until they are acknowledged; each event is kept once."""
     api.answer = first_then_taken(status, slug)
-    feeder = make()
-    await feeder.run()
+    generator = make()
+    await generator.run()
 
-    assert (feeder.acknowledged, feeder.retried) == (20, 20)
+    assert (generator.acknowledged, generator.retried) == (20, 20)
     assert set(api.tries.values()) == {2}
     assert len(api.tries) == 20
-    assert kept(feeder) == sent(api)
-    assert feeder.model.events_unknown == 0
+    assert kept(generator) == sent(api)
+    assert generator.traffic.model.events_unknown == 0
 
 
-async def test_a_node_that_is_away_is_passed_over(api: FakeApi, node: str, make: Callable[..., Feeder]) -> None:
+async def test_a_node_that_is_away_is_passed_over(api: FakeApi, node: str, make: Callable[..., Generator]) -> None:
     """Another node takes the events meant for it."""
     port = PORTS.take()
-    feeder = make(nodes=[f"http://127.0.0.1:{port}", node])
-    await feeder.run()
+    generator = make(nodes=(f"http://127.0.0.1:{port}", node))
+    await generator.run()
     PORTS.give_back(port)
 
-    assert feeder.acknowledged == 20
-    assert feeder.retried == 10
+    assert generator.acknowledged == 20
+    assert generator.retried == 10
     assert set(api.tries.values()) == {1}
 
 
-async def test_a_refused_event_is_not_sent_again(api: FakeApi, make: Callable[..., Feeder]) -> None:
+async def test_a_refused_event_is_not_sent_again(api: FakeApi, make: Callable[..., Generator]) -> None:
     """It is surely not counted, so it is not in the model at all."""
     api.answer = lambda _, __: (422, "slice-closed")
-    feeder = make()
-    await feeder.run()
+    generator = make()
+    await generator.run()
 
-    assert (feeder.refused, feeder.acknowledged, feeder.waiting) == ({422: 20}, 0, 0)
+    assert generator.traffic.refused == {"status 422, slice-closed": 20}
+    assert (generator.acknowledged, generator.traffic.waiting) == (0, 0)
     assert set(api.tries.values()) == {1}
-    assert not feeder.model.slices
+    assert not generator.traffic.model.slices
 
 
-async def test_an_event_refused_after_a_lost_answer_may_be_counted(api: FakeApi, make: Callable[..., Feeder]) -> None:
+async def test_an_event_refused_after_a_lost_answer_may_be_counted(
+    api: FakeApi, make: Callable[..., Generator]
+) -> None:
     """The first try may have counted it, and nobody will ever know."""
     api.answer = lambda _, before: (422, "slice-closed") if before else (LOST, "")
-    feeder = make()
-    await feeder.run()
+    generator = make()
+    await generator.run()
 
-    assert feeder.model.events_unknown == 20
-    assert (feeder.model.events, feeder.refused.total(), feeder.waiting) == (0, 0, 0)
+    assert generator.traffic.model.events_unknown == 20
+    assert (generator.traffic.model.events, generator.traffic.refused.total(), generator.traffic.waiting) == (0, 0, 0)
 
 
-async def test_stopping_ends_the_schedule_and_waits_for_answers(api: FakeApi, make: Callable[..., Feeder]) -> None:
+async def test_stopping_ends_the_schedule_and_waits_for_answers(api: FakeApi, make: Callable[..., Generator]) -> None:
     """What was drawn is answered or was never sent; nothing is left open."""
     api.answer = first_then_taken(503, "not-taken")
-    feeder = make(seconds=1_000)
-    running = asyncio.create_task(feeder.run())
+    generator = make(seconds=1_000)
+    running = asyncio.create_task(generator.run())
     await api.asked.wait()
-    feeder.stop()
+    generator.stop()
     await running
 
-    assert feeder.drawn < feeder.total
-    assert feeder.acknowledged + feeder.undelivered == feeder.drawn
-    assert feeder.acknowledged == feeder.model.events > 0
-    assert feeder.waiting == 0
+    assert generator.drawn < 200_000
+    assert generator.behind == 0
+    assert generator.acknowledged + generator.traffic.undelivered == generator.drawn
+    assert generator.acknowledged == generator.traffic.model.events > 0
+    assert generator.traffic.waiting == 0
 
 
 @pytest.mark.parametrize(("slug", "unknown"), [("outcome-unknown", True), ("not-taken", False)])
 async def test_giving_up_tells_what_may_be_counted(
-    api: FakeApi, make: Callable[..., Feeder], slug: str, *, unknown: bool
+    api: FakeApi, make: Callable[..., Generator], slug: str, *, unknown: bool
 ) -> None:
     """Events that were always refused at the door are surely not counted; of the others nobody knows."""
     api.answer = lambda _, __: (503, slug)
-    feeder = make(seconds=1_000)
-    running = asyncio.create_task(feeder.run())
+    generator = make(seconds=1_000)
+    running = asyncio.create_task(generator.run())
     await api.asked.wait()
     # A try that is under way when we give up is always of unknown outcome: wait for one that is between tries.
-    while not feeder.retried:
+    while not generator.retried:
         api.asked.clear()
         await api.asked.wait()
-    feeder.give_up()
+    generator.give_up()
     await running
 
-    assert feeder.acknowledged == 0
-    assert feeder.waiting == 0
-    assert (feeder.model.events_unknown if unknown else feeder.undelivered) > 0
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "answer"),
-    [
-        (202, b"", Answer.TAKEN),
-        (204, b"", Answer.TAKEN),
-        (302, b"", Answer.REFUSED),
-        (400, b"", Answer.REFUSED),
-        (408, b"", Answer.NOT_TAKEN),
-        (422, b"", Answer.REFUSED),
-        (429, b"", Answer.NOT_TAKEN),
-        (500, b"oops", Answer.UNKNOWN),
-        (503, b'{"type": "urn:tallyslice:problem:not-taken"}', Answer.NOT_TAKEN),
-        (503, b'{"type": "urn:tallyslice:problem:outcome-unknown"}', Answer.UNKNOWN),
-        (503, b"", Answer.UNKNOWN),  # of a proxy between us
-        (503, b"[]", Answer.UNKNOWN),
-    ],
-)
-def test_what_an_answer_means(status: int, body: bytes, answer: Answer) -> None:
-    """Only what says so was surely not taken."""
-    assert answer_of(status, body) is answer
+    assert generator.acknowledged == 0
+    assert generator.traffic.waiting == 0
+    assert (generator.traffic.model.events_unknown if unknown else generator.traffic.undelivered) > 0

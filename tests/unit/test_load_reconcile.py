@@ -6,7 +6,7 @@ import pytest
 
 from common.slices import SliceId
 from common.summaries import Summary
-from tallyslice.reconcile import Counted, Difference, Model, counted, differences, touched_by_others
+from tallyslice.load.reconcile import Counted, Difference, Model, counted, differences, touched_by_others
 
 ONE = SliceId(1)
 

@@ -10,8 +10,8 @@ from rich.console import Console, RenderableType
 from common.routing import WorkerId
 from common.slices import Micros, SliceClock, SliceId
 from common.summaries import Summary
-from tallyslice.reconcile import Difference
-from tallyslice.table import View, differences_table, line, live_table, rows
+from tallyslice.load.reconcile import Difference
+from tallyslice.load.table import View, differences_table, line, live_table, rows
 
 CLOCK = SliceClock(first=Micros(1_495_238_400_500_000), length_seconds=60)
 
@@ -34,7 +34,6 @@ def view(*, slices: int = 2) -> View:
         ),
         elapsed_seconds=12.3,
         seconds=60,
-        total=12_000,
         drawn=2_460,
         acknowledged=2_450,
         retried=0,
@@ -70,7 +69,7 @@ def test_bar_and_counters_follow_the_rows() -> None:
 
     assert "feeding, 12 of 60 s" in calm
     assert "2,450 acknowledged, 200 a second, 10 under way, 0 sent again\n" in calm
-    assert "0 sent again, 3 refused, 40 behind schedule\n" in rough
+    assert "0 sent again, 3 refused, 40 requests behind schedule\n" in rough
     assert "api-0 does not answer" in rough
 
 

@@ -17,12 +17,12 @@ from rich.console import Console
 
 from common.errors import PeerAway
 from common.slices import SECOND, Micros, SliceClock, SliceId
-from tallyslice.board import Board
-from tallyslice.crowd import Crowd
-from tallyslice.feeder import Feeder
+from tallyslice.load.board import Board
+from tallyslice.load.generator import Generator
+from tallyslice.load.order import Order
+from tallyslice.load.reconcile import Counted
+from tallyslice.load.verdict import Judgement, NodeVerdict, report
 from tallyslice.questions import Questions, origin
-from tallyslice.reconcile import Counted
-from tallyslice.verdict import Judgement, NodeVerdict, report
 
 NOW = Micros(1_700_000_000 * SECOND)
 CLOCK = SliceClock(first=NOW, length_seconds=60)
@@ -84,44 +84,44 @@ def questions(session: aiohttp.ClientSession) -> Questions:
 
 
 @pytest.fixture
-def feeder(session: aiohttp.ClientSession, node: str) -> Feeder:
+def generator(node: str) -> Generator:
     """One that has sent a click of one user in slice 0."""
-    feeder = Feeder(
-        session=session, nodes=[node], crowd=Crowd(tag="t"), clock=CLOCK, rate=1, seconds=1, now=lambda: NOW
-    )
-    feeder.model.acknowledged[SliceId(0)].add(1, "click")
-    feeder.drawn = feeder.acknowledged = 1
-    return feeder
+    generator = Generator(Order(nodes=(node,), reads=0.5), tag="t", clock=CLOCK, now=lambda: NOW)
+    generator.traffic.model.acknowledged[SliceId(0)].add(1, "click")
+    generator.traffic.drawn = generator.traffic.acknowledged = 1
+    return generator
 
 
 @pytest.fixture
-def judge(questions: Questions, feeder: Feeder, node: str) -> Callable[[], Any]:
+def judge(questions: Questions, generator: Generator, node: str) -> Callable[[], Any]:
     """Asks for the verdict, on a clock that goes on by 10 s whenever it is looked at."""
     ticks = count(0, 10)
 
     async def verdict() -> NodeVerdict:
-        judgement = Judgement(questions=questions, model=feeder.model, before={}, timer=lambda: float(next(ticks)))
+        judgement = Judgement(
+            questions=questions, model=generator.traffic.model, before={}, timer=lambda: float(next(ticks))
+        )
         (one,) = await judgement.of([node], cache_ttl_seconds=0)
         return one
 
     return verdict
 
 
-def said(feeder: Feeder, *verdicts: NodeVerdict) -> tuple[bool, str]:
+def said(generator: Generator, *verdicts: NodeVerdict) -> tuple[bool, str]:
     console = Console(file=StringIO(), width=120, color_system=None)
     with console.capture() as capture:
-        held = report(feeder, verdicts, console)
+        held = report(generator.traffic, verdicts, console)
     return held, capture.get()
 
 
-async def test_right_twice_is_exact(api: FakeApi, judge: Callable[[], Any], feeder: Feeder) -> None:
+async def test_right_twice_is_exact(api: FakeApi, judge: Callable[[], Any], generator: Generator) -> None:
     """A node is asked at once, and again when its cache is old."""
     api.answers = [slices()]
     verdict = await judge()
 
     assert verdict.holds
     assert api.asked == 2
-    assert said(feeder, verdict) == (True, "1 events acknowledged, 1 counted, 1 users over 1 slices: exact\n")
+    assert said(generator, verdict) == (True, "1 events acknowledged, 1 counted, 1 users over 1 slices: exact\n")
 
 
 async def test_wrong_the_second_time_is_wrong(api: FakeApi, judge: Callable[[], Any]) -> None:
@@ -132,9 +132,9 @@ async def test_wrong_the_second_time_is_wrong(api: FakeApi, judge: Callable[[], 
     assert [one.what for one in verdict.differences] == ["users", "click"]
 
 
-async def test_a_wrong_number_is_shown(api: FakeApi, judge: Callable[[], Any], feeder: Feeder) -> None:
+async def test_a_wrong_number_is_shown(api: FakeApi, judge: Callable[[], Any], generator: Generator) -> None:
     api.answers = [slices(clicks=2)]
-    held, text = said(feeder, await judge())
+    held, text = said(generator, await judge())
 
     assert not held
     assert "click" in text
@@ -142,57 +142,59 @@ async def test_a_wrong_number_is_shown(api: FakeApi, judge: Callable[[], Any], f
 
 
 async def test_an_old_answer_is_forgiven_while_the_cache_may_be_old(
-    api: FakeApi, questions: Questions, feeder: Feeder, node: str
+    api: FakeApi, questions: Questions, generator: Generator, node: str
 ) -> None:
     """The first answer is from before the last event; the second one is right."""
     api.answers = [{"slices": []}, slices()]
-    judgement = Judgement(questions=questions, model=feeder.model, before={}, timer=asyncio.get_running_loop().time)
+    judgement = Judgement(
+        questions=questions, model=generator.traffic.model, before={}, timer=asyncio.get_running_loop().time
+    )
     (verdict,) = await judgement.of([node], cache_ttl_seconds=0)
 
     assert verdict.holds
 
 
 async def test_a_node_without_an_answer_is_not_taken_for_right(
-    api: FakeApi, judge: Callable[[], Any], feeder: Feeder
+    api: FakeApi, judge: Callable[[], Any], generator: Generator
 ) -> None:
     api.answers = [None]
-    held, text = said(feeder, await judge())
+    held, text = said(generator, await judge())
 
     assert not held
     assert "could not be checked" in text
     assert "503" in text
 
 
-def test_what_was_not_acknowledged_is_told(feeder: Feeder, api: FakeApi) -> None:
+def test_what_was_not_acknowledged_is_told(generator: Generator, api: FakeApi) -> None:
     """Refused, never taken, and unknown are three different things; unknown ones are allowed for."""
-    feeder.refused[422] = 3
-    feeder.undelivered = 2
-    feeder.model.unknown[SliceId(0)].add(5, "click")
-    held, text = said(feeder)
+    generator.traffic.refused["status 422"] = 3
+    generator.traffic.undelivered = 2
+    generator.traffic.model.unknown[SliceId(0)].add(5, "click")
+    held, text = said(generator)
 
     assert held
-    assert "3 events were refused with status 422" in text
+    assert "3 events were refused (status 422)" in text
     assert "2 events were given up before any node took them" in text
     assert "1 events were never acknowledged but may be counted" in text
     assert text.endswith("exact, but for those of unknown outcome\n")
 
 
-def test_slices_that_others_fed_are_named(feeder: Feeder) -> None:
+def test_slices_that_others_fed_are_named(generator: Generator) -> None:
     """They are no fault, but the numbers shown there are not ours."""
     good = NodeVerdict(
         node="http://n", counted=Counted(events=1, users=1, slices=1), others=(SliceId(-7), *map(SliceId, range(1, 13)))
     )
-    held, text = said(feeder, good)
+    held, text = said(generator, good)
 
     assert held
     assert "Somebody else fed slices -7, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 3 more: not checked." in text
 
 
-def test_nothing_acknowledged_is_not_exact(feeder: Feeder) -> None:
+def test_nothing_acknowledged_is_not_exact(generator: Generator) -> None:
     """An empty check must not pass for a good one."""
-    feeder.acknowledged = 0
+    generator.traffic.acknowledged = 0
 
-    assert said(feeder) == (False, "No event was acknowledged: there is nothing to check.\n")
+    assert said(generator) == (False, "No event was acknowledged: there is nothing to check.\n")
 
 
 @dataclass
@@ -208,9 +210,9 @@ def watch() -> Watch:
 
 
 @pytest.fixture
-def board(questions: Questions, feeder: Feeder, node: str, watch: Watch) -> Board:
+def board(questions: Questions, generator: Generator, node: str, watch: Watch) -> Board:
     return Board(
-        feeder=feeder,
+        generator=generator,
         questions=questions,
         nodes=[node],
         clock=CLOCK,
@@ -251,7 +253,7 @@ async def test_the_board_keeps_what_it_knew_when_a_node_is_away(
 
     assert away.problem is not None
     assert "not fresh" in away.problem
-    assert away.rate == 0  # the feeder's own counters are always fresh
+    assert away.rate == 0  # the generator's own counters are always fresh
     assert [row.summary.counts for row in away.rows] == [{"click": 1}]
     assert back.problem is None
     assert [(row.summary.counts, row.route) for row in back.rows] == [({"click": 2}, ("0",))]

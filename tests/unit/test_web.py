@@ -18,6 +18,7 @@ from aiohttp import web
 
 from common import errors
 from common.bodies import read_body
+from common.edge import Edge
 from common.errors import (
     ConfigRefused,
     DirectoryOwned,
@@ -37,7 +38,6 @@ from common.problems import problem_response
 from common.web import (
     Health,
     add_probes,
-    edge_middleware,
     read_arguments,
     require_token,
     run_process,
@@ -83,7 +83,7 @@ async def served(*handlers: Handler, health: Health | None = None) -> AsyncItera
     written = io.StringIO()
     metrics = Metrics()
     app = web.Application(
-        middlewares=[edge_middleware(metrics=metrics, log=new_log("api-0", stream=written))], client_max_size=BODY_MAX
+        middlewares=[Edge(metrics=metrics, log=new_log("api-0", stream=written)).middleware], client_max_size=BODY_MAX
     )
     for number, handler in enumerate(handlers):
         app.router.add_post(f"/{number}", handler)
