@@ -39,6 +39,7 @@ from api_node.worker_pool import WorkerPool
 from common.anonymise import Anonymiser
 from common.cluster_watch import ClusterWatch
 from common.config import ClusterConfig, is_loopback, load_config, load_secret, load_token
+from common.edge import Edge
 from common.errors import ConfigRefused, ExitError, InputOutputFailed, NoAnswer, PeerError, WireError
 from common.judge import Verdict, judge
 from common.listener import FINISH_SECONDS
@@ -46,7 +47,7 @@ from common.lmdb_file import make_folder
 from common.logs import new_log
 from common.slices import Micros
 from common.tasks import Tasks
-from common.web import Health, add_probes, edge_middleware, serve
+from common.web import Health, add_probes, serve
 from common.wire import Batch
 
 if TYPE_CHECKING:
@@ -198,9 +199,8 @@ class ApiNode:
         metrics.config_refusals.set_function(lambda: self._watch.refusals)
         metrics.config_refused.set_function(lambda: self._watch.refusal is not None)
         self.health.reasons += [self._membership.reason, self._tasks.reason, self._died, self._all_refuse]
-        self.app = web.Application(
-            middlewares=[edge_middleware(metrics=metrics, log=log)], client_max_size=EVENT_BYTES_MAX
-        )
+        edge = Edge(metrics=metrics, log=log)
+        self.app = web.Application(middlewares=[edge.middleware], client_max_size=EVENT_BYTES_MAX)
         AnalyticsRoutes(
             config=self._running,
             membership=self._membership,
@@ -208,7 +208,7 @@ class ApiNode:
             queries=queries,
             spooled=self._room.events_by_slice,
             now=now,
-        ).add_to(self.app)
+        ).add_to(self.app, edge)
         EventsRoutes(intake=self._intake).add_to(self.app)
         ClusterRoutes(
             config=self._running,

@@ -60,6 +60,20 @@ Fate: TypeAlias = "Done[Any] | Closed[Any] | TurnedAway[Any] | Spooled[Any] | No
 """What became of a batch; None when its deadline passed, or the node stopped, before that was known."""
 
 
+class _Processes:
+    """Counts the forks between the first process and this one: to ask for the process id is a system call an event."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        os.register_at_fork(after_in_child=self._one_more)
+
+    def _one_more(self) -> None:
+        self.number += 1
+
+
+_processes = _Processes()
+
+
 class Waiter(asyncio.Future[Fate]):
     """Gets the fate of a batch; all its events wait for it.
 
@@ -128,7 +142,7 @@ class Delivery:
         self._senders: list[Sender[Waiter]] = []
         self._wakes: dict[bytes, asyncio.Event] = {}
         self._waiters: set[Waiter] = set()
-        self._process = os.getpid()
+        self._process = _processes.number
 
     def put(  # noqa: PLR0917 - once per event: keywords cost a tenth of the call
         self, slice_id: SliceId, route: Route, key_id: bytes, event_type: str, user_key: bytes, id_key: bytes | None
@@ -239,9 +253,9 @@ class Delivery:
 
     def _current(self) -> Sender[Waiter]:
         # A forked process must not go on with the numbers of its parent.
-        if self._senders and not self._senders[-1].retired and self._process == os.getpid():
+        if self._senders and not self._senders[-1].retired and self._process == _processes.number:
             return self._senders[-1]
-        self._process = os.getpid()
+        self._process = _processes.number
         sender = Sender(stream=os.urandom(STREAM_BYTES), new_waiter=self._new_waiter, is_over=Waiter.done)
         self._senders.append(sender)
         self._wakes[sender.stream] = asyncio.Event()

@@ -96,6 +96,8 @@ async def read_body(
         WrongMediaType: the coding is none that is read here.
         Unavailable: too much is being read at once.
     """
+    if not request.body_exists:
+        return b""
     if bytes_max is None:
         bytes_max = request.client_max_size
     bodies = bodies or request[BODIES]

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
+import msgspec
+
 from common.errors import Malformed
 from common.slices import Micros, parse_instant
 
@@ -44,8 +46,7 @@ TEXT_BYTES_MAX = 256  # of a user name or an id: longer ones are mistakes, such 
 FIELDS_MAX = 128  # in one event; properties included
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Something a user did at a time. Lives only until its user has become a key."""
 
     timestamp: Micros
@@ -99,6 +100,9 @@ def read_urlencoded(text: str) -> list[Field]:
         Malformed: its bytes are not UTF-8 (a replacement character would make two names one), or there are too many
             fields.
     """
+    if text.isascii() and "%" not in text and "+" not in text and text.count("&") < FIELDS_MAX:
+        # Nothing to decode: most of what programs send, in a third of the time.
+        return [(part.partition("=")[0], part.partition("=")[2]) for part in text.split("&") if part]
     try:
         text.encode()  # raw bytes beyond ASCII arrive as surrogates when they are not UTF-8
         return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=FIELDS_MAX)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 from aiohttp import web
 
 from common.errors import Malformed, TooSlow, Unavailable
+from common.hot import HOT
 from common.logs import quiet_library_logger
 from common.metrics import Metrics
 from common.problems import HeadTooLarge, OtherProblem, problem_response
@@ -320,6 +321,8 @@ class Runner(web.AppRunner):
         # Now, when the parts of the application have their files open.
         server.connections_max = self._limits.connections_max or connections_bound()
         server.metrics = self.app.get(METRICS) or Metrics()
+        if (hot := self.app.get(HOT)) is not None:
+            server.request_handler = hot.before(server.request_handler)
         server.metrics.connections.set_function(lambda: len(server.connections))
         server.metrics.answers_bytes.set_function(lambda: server.answers_bytes)
         server.metrics.connections_max.set(server.connections_max)

@@ -30,7 +30,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EARLIEST = Micros(-62_135_596_800 * SECOND)
 LATEST = Micros(253_402_300_800 * SECOND - 1)
 
-_MILLISECONDS = re.compile(r"[0-9]{13}", re.ASCII)
+_DIGITS_MAX = 13  # so many are milliseconds, fewer are seconds
 _SECONDS = re.compile(r"-?[0-9]{1,12}(\.[0-9]{1,18})?", re.ASCII)
 _RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})", re.ASCII
@@ -45,8 +45,8 @@ def parse_instant(text: str) -> Micros:
     Raises:
         ValueError: the text is none of these, or outside the years 1 to 9999; the message does not echo it.
     """
-    if _MILLISECONDS.fullmatch(text):
-        return _bounded(int(text) * 1000)
+    if text.isascii() and text.isdecimal() and len(text) <= _DIGITS_MAX:
+        return _bounded(int(text) * (1000 if len(text) == _DIGITS_MAX else SECOND))
     if _SECONDS.fullmatch(text):
         return _bounded(_micros_of_seconds(text))
     if _RFC3339.fullmatch(text):

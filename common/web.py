@@ -14,7 +14,6 @@ import errno
 import hmac
 import signal
 import sys
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -24,26 +23,18 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import msgspec
 import uvloop
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
 
-from common.bodies import BODIES, Bodies
 from common.config import listen_address
 from common.errors import (
     EXIT_USAGE,
     ExitError,
     Forbidden,
     InputOutputFailed,
-    Malformed,
-    NotHere,
     PortInUse,
-    RequestError,
-    TooLarge,
     Unauthorized,
-    WireError,
 )
 from common.listener import METRICS, Runner, raise_descriptors
 from common.logs import Log
-from common.problems import MethodNotAllowed, OtherProblem, problem_response
 
 if TYPE_CHECKING:
     from common.metrics import Metrics
@@ -72,57 +63,6 @@ class Health:
 def json_response(value: Any, *, status: HTTPStatus = HTTPStatus.OK) -> web.Response:  # noqa: ANN401 - whatever msgspec can encode
     """A value as JSON."""
     return web.Response(status=status, body=msgspec.json.encode(value), content_type=JSON_TYPE)
-
-
-def edge_middleware(*, metrics: Metrics, log: Log) -> Middleware:
-    """The request edge: every answer is counted and timed, every error becomes a problem answer."""
-    bodies = Bodies()
-    metrics.bodies_bytes.set_function(lambda: bodies.held_bytes)
-
-    @web.middleware
-    async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
-        started = time.perf_counter()
-        request[BODIES] = bodies
-        try:
-            response = await _answer(request, handler, log)
-        finally:
-            bodies.release(request)
-        resource = request.match_info.route.resource
-        # Only templates: a raw path may hold anything.
-        route = resource.canonical if resource is not None else "unknown"
-        method = request.method if request.method in _METHODS else "other"
-        metrics.requests.labels(method, route, response.status).inc()
-        metrics.request_seconds.labels(method, route).observe(time.perf_counter() - started)
-        return response
-
-    return edge
-
-
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
-
-
-async def _answer(  # noqa: PLR0911 - a table of errors
-    request: web.Request, handler: Handler, log: Log
-) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except RequestError as error:
-        return problem_response(error)
-    except WireError as error:
-        return problem_response(Malformed(str(error)))
-    except web.HTTPRequestEntityTooLarge:
-        return problem_response(TooLarge("the body is over its bound"))
-    except web.HTTPNotFound:
-        return problem_response(NotHere("no such path"))
-    except web.HTTPMethodNotAllowed as error:
-        answer = problem_response(MethodNotAllowed(f"allowed here: {', '.join(sorted(error.allowed_methods))}"))
-        answer.headers["Allow"] = error.headers["Allow"]
-        return answer
-    except web.HTTPException as error:
-        return problem_response(OtherProblem.of(error.status))
-    except Exception as error:  # noqa: BLE001 - the request edge: a defect must not take the connection down unexplained
-        log.error("request_failed", error=error)  # noqa: TRY400 - a traceback's last line would quote the input
-        return problem_response(RequestError("an unexpected error; the log of the node says where"))
 
 
 def require_token(request: web.Request, token: str | None) -> None:

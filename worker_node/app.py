@@ -26,13 +26,14 @@ from aiohttp import web
 
 from common.cluster_watch import ClusterWatch
 from common.config import ClusterConfig, is_loopback, load_config, load_token
+from common.edge import Edge
 from common.errors import ConfigRefused, InputOutputFailed
 from common.judge import Verdict, judge
 from common.logs import Log, new_log
 from common.routing import WorkerId
 from common.slices import Micros
 from common.tasks import Tasks
-from common.web import Health, add_probes, edge_middleware, serve
+from common.web import Health, add_probes, serve
 from common.wire import WORKER_BODY_BYTES_MAX
 from worker_node.closing import Closing
 from worker_node.failure_mark import FailureMark
@@ -182,9 +183,8 @@ async def open_worker(
         metrics.config_refusals.set_function(lambda: watch.refusals)
         metrics.config_refused.set_function(lambda: watch.refusal is not None)
         health = Health(reasons=[tasks.reason, space.problem])
-        app = web.Application(
-            middlewares=[edge_middleware(metrics=metrics, log=log)], client_max_size=WORKER_BODY_BYTES_MAX
-        )
+        edge = Edge(metrics=metrics, log=log)
+        app = web.Application(middlewares=[edge.middleware], client_max_size=WORKER_BODY_BYTES_MAX)
         Handlers(
             worker=place.worker,
             membership=membership,
@@ -197,7 +197,7 @@ async def open_worker(
             metrics=metrics,
             config=lambda: settings.config,
             token=lambda: settings.token,
-        ).add_to(app)
+        ).add_to(app, edge)
         add_probes(app, health=health, metrics=metrics)
         if settings.token is None and not is_loopback(url):
             log.warning("listening_beyond_loopback_without_internal_token")

@@ -34,6 +34,7 @@ from aiohttp import web
 from common.bodies import read_body
 from common.errors import Malformed, NoAnswer, NotHere, WrongMediaType
 from common.events import is_event_type, read_urlencoded
+from common.hot import HOT, HotRoutes, header_lines, quick_answer
 from common.slices import SliceId
 from common.summaries import Summary, to_json, to_text
 from common.web import json_response, require_token
@@ -68,6 +69,7 @@ from worker_node.receiver import NumberedBatch, address
 
 if TYPE_CHECKING:
     from common.config import ClusterConfig
+    from common.edge import Edge
     from common.routing import WorkerId
     from worker_node.closing import Closing
     from worker_node.holdings import Holdings
@@ -116,8 +118,11 @@ class Handlers:
         self._config = config
         self._token = token
 
-    def add_to(self, app: web.Application) -> None:
-        """Add the routes."""
+    def add_to(self, app: web.Application, edge: Edge) -> None:
+        """Add the routes; those hot that events and questions come by."""
+        hot = app[HOT] = HotRoutes()
+        hot.add("POST", "/worker/batches", edge.hot("POST", "/worker/batches", self.batches))
+        hot.add("POST", "/worker/summaries", edge.hot("POST", "/worker/summaries", self.summaries))
         app.router.add_post("/worker/batches", self.batches)
         app.router.add_post("/worker/summaries", self.summaries)
         app.router.add_get("/worker/identity", self.identity)
@@ -138,7 +143,7 @@ class Handlers:
 
     # Between nodes, in msgpack.
 
-    async def batches(self, request: web.Request) -> web.Response:
+    async def batches(self, request: web.Request) -> web.StreamResponse:
         """Take numbered batches; the answer has a receipt for each."""
         body = await self._posted(request, MEDIA_TYPE)
         envelope, batches = decode_envelope(body)
@@ -162,7 +167,7 @@ class Handlers:
             for one, batch in zip(addressed, batches, strict=True)
         ]
 
-    async def summaries(self, request: web.Request) -> web.Response:
+    async def summaries(self, request: web.Request) -> web.StreamResponse:
         """Answer for many slices at once."""
         question = decode(await self._posted(request, MEDIA_TYPE), Question)
         self._membership.require(question.cluster, question.worker)
@@ -231,7 +236,7 @@ class Handlers:
 
     # For `tallyslice registry`.
 
-    async def routes(self, request: web.Request) -> web.Response:
+    async def routes(self, request: web.Request) -> web.StreamResponse:
         """Tell the routes of all slices held here, and of those that the directory before this one held."""
         question = decode(await self._posted(request, MEDIA_TYPE), RoutesQuestion)
         if question.cluster is not None:
@@ -256,17 +261,17 @@ class Handlers:
         )
         return _packed(answer)
 
-    async def lost(self, request: web.Request) -> web.Response:
+    async def lost(self, request: web.Request) -> web.StreamResponse:
         """Learn which slices the data directory before this one held."""
         lost = decode(await self._posted(request, MEDIA_TYPE), LostSlices)
         return _packed(await self._membership.lose(lost))
 
-    async def registry_routes(self, request: web.Request) -> web.Response:
+    async def registry_routes(self, request: web.Request) -> web.StreamResponse:
         """Tell all routes that are settled at the registry."""
         question = decode(await self._posted(request, MEDIA_TYPE), RoutesQuestion)
         return _packed(await self._ask(lambda registry: registry.routes(question.after)))
 
-    async def rebuild(self, request: web.Request) -> web.Response:
+    async def rebuild(self, request: web.Request) -> web.StreamResponse:
         """Rebuild the registry from what everybody together knows."""
         rebuild = decode(await self._posted(request, MEDIA_TYPE), Rebuild)
         self._membership.check_rebuild(rebuild)
@@ -341,8 +346,11 @@ class Handlers:
         return web.Response(status=status, text=to_text(summary, users_label=label))
 
 
-def _packed(message: msgspec.Struct) -> web.Response:
-    return web.Response(body=encode(message), content_type=MEDIA_TYPE)
+def _packed(message: msgspec.Struct) -> web.StreamResponse:
+    return quick_answer(HTTPStatus.OK, body=encode(message), head=_PACKED_HEAD)
+
+
+_PACKED_HEAD = header_lines({"Content-Type": MEDIA_TYPE})
 
 
 def _refused(batch: Batch, outcome: Outcome, detail: str) -> Receipt:

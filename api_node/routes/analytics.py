@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from aiohttp import web
 
+from api_node.bulk import SPOOL, WORKER
 from common.bodies import read_body
 from common.errors import Malformed, WrongMediaType
 from common.events import EVENT, TIMESTAMP, parse_timestamp, read_json, read_urlencoded
+from common.hot import HOT, HotRoutes, header_lines, quick_answer
 from common.multipart import MULTIPART, read_multipart
 from common.summaries import to_json, to_text
-from common.web import json_response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from api_node.membership import Membership
     from api_node.queries import Queries, WorkerSummary
     from common.config import ClusterConfig
+    from common.edge import Edge
     from common.events import Field
     from common.slices import Micros, SliceId
     from common.summaries import Summary
@@ -61,8 +64,8 @@ class AnalyticsRoutes:
         self._spooled = spooled
         self._now = now
 
-    def add_to(self, app: web.Application) -> None:
-        """Register the routes; each with and without a slash at its end."""
+    def add_to(self, app: web.Application, edge: Edge) -> None:
+        """Register the routes; each with and without a slash at its end, and those hot that most requests are."""
         for path, handler in (
             ("/analytics", self.summary),
             ("/analytics/perworker", self.per_worker),
@@ -70,10 +73,13 @@ class AnalyticsRoutes:
         ):
             app.router.add_get(path, handler)
             app.router.add_get(path + "/", handler)
+        hot = app[HOT] = HotRoutes()
+        hot.add("GET", "/analytics", edge.hot("GET", "/analytics", self.summary))
+        hot.add("POST", "/analytics", edge.hot("POST", "/analytics", self.post))
         app.router.add_post("/analytics", self.post)
         app.router.add_post("/analytics/", self.post)
 
-    async def post(self, request: web.Request) -> web.Response:
+    async def post(self, request: web.Request) -> web.StreamResponse:
         """Count one event, given in the query, as a form, as JSON, or in both query and body."""
         fields = _query(request)
         status = HTTPStatus.NO_CONTENT if any(name == EVENT for name, _ in fields) else HTTPStatus.ACCEPTED
@@ -83,9 +89,9 @@ class AnalyticsRoutes:
                 fields += body
                 status = HTTPStatus.ACCEPTED
         durability = await self._intake.accept(fields)
-        return web.Response(status=status, headers={"X-Durability": durability})
+        return quick_answer(status, head=_TAKEN[durability])
 
-    async def summary(self, request: web.Request) -> web.Response:
+    async def summary(self, request: web.Request) -> web.StreamResponse:
         """The summary of the slice of a time."""
         wish = self._wish(request)
         # Before the workers are asked: an event that is delivered meanwhile may be told twice, but is never left out.
@@ -95,7 +101,7 @@ class AnalyticsRoutes:
             return _json(self._object(summary, spooled), complete=summary.complete)
         return _text(self._slice_lines(summary, spooled), complete=summary.complete)
 
-    async def per_worker(self, request: web.Request) -> web.Response:
+    async def per_worker(self, request: web.Request) -> web.StreamResponse:
         """The same for each worker of its route, in route order."""
         wish = self._wish(request)
         parts = await self._queries.per_worker(wish.slice, partial=wish.partial)
@@ -105,7 +111,7 @@ class AnalyticsRoutes:
             return _json(shown, complete=complete)
         return _text("".join(self._worker_text(wish.slice, part) for part in parts), complete=complete)
 
-    async def all_slices(self, request: web.Request) -> web.Response:
+    async def all_slices(self, request: web.Request) -> web.StreamResponse:
         """The summaries of all slices that hold data, oldest first, up to a time."""
         wish = self._wish(request)
         spooled = self._spooled()  # as above
@@ -162,11 +168,12 @@ class AnalyticsRoutes:
 
 def _query(request: web.Request) -> list[Field]:
     """The fields of the query."""
-    if "#" in request.raw_path:
-        # The library ends the query there, which would make one user of a#1 and a#2.
+    _, _, query = request.raw_path.partition("?")
+    if "#" in query:
+        # As most libraries have it the query ends there, which would make one user of a#1 and a#2.
         message = "in a query, write # as %23"
         raise Malformed(message)
-    return read_urlencoded(request.rel_url.raw_query_string)
+    return read_urlencoded(query)
 
 
 async def _body_fields(request: web.Request) -> list[Field] | None:
@@ -205,16 +212,21 @@ def _one_of(field: str, value: str, known: dict[str, bool]) -> bool:
     return known[value]
 
 
-def _text(text: str, *, complete: bool) -> web.Response:
-    return web.Response(text=text, headers=_headers(complete=complete))
+def _text(text: str, *, complete: bool) -> web.StreamResponse:
+    return quick_answer(HTTPStatus.OK, body=text.encode(), head=_TEXT_HEADS[complete])
 
 
-def _json(value: object, *, complete: bool) -> web.Response:
-    response = json_response(value)
-    response.headers.update(_headers(complete=complete))
-    return response
+def _json(value: object, *, complete: bool) -> web.StreamResponse:
+    return quick_answer(HTTPStatus.OK, body=msgspec.json.encode(value), head=_JSON_HEADS[complete])
 
 
-def _headers(*, complete: bool) -> dict[str, str]:
+def _heads(content_type: str) -> dict[bool, str]:
     # An answer says whether it is complete in either form; the lines of the text form have no place for it.
-    return {**NO_STORE, "X-Complete": "true" if complete else "false"}
+    return {
+        complete: header_lines({"Content-Type": content_type, **NO_STORE, "X-Complete": str(complete).lower()})
+        for complete in (False, True)
+    }
+
+
+_TEXT_HEADS, _JSON_HEADS = _heads("text/plain; charset=utf-8"), _heads(JSON)
+_TAKEN = {disk: header_lines({"X-Durability": disk}) for disk in (WORKER, SPOOL)}

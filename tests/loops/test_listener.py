@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from common.bodies import Bodies, read_body
+from common.edge import Edge
 from common.listener import (
     CONNECTIONS_MAX,
     DESCRIPTORS_WANTED,
@@ -27,7 +28,7 @@ from common.listener import (
 )
 from common.logs import new_log
 from common.metrics import Metrics
-from common.web import Health, add_probes, edge_middleware
+from common.web import Health, add_probes
 from tests.support.codings import CODINGS
 from tests.support.events import CANARY
 from tests.support.patience import eventually
@@ -123,7 +124,7 @@ async def served(
 ) -> AsyncIterator[Place]:
     written, metrics = io.StringIO(), Metrics()
     app = web.Application(
-        middlewares=[edge_middleware(metrics=metrics, log=new_log("api-0", stream=written))], client_max_size=BODY_MAX
+        middlewares=[Edge(metrics=metrics, log=new_log("api-0", stream=written)).middleware], client_max_size=BODY_MAX
     )
     app.router.add_post("/echo", handler)
     app.router.add_get("/big", big)
