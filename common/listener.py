@@ -155,9 +155,12 @@ class Connection(web.RequestHandler):
         request = self._current_request
         if self._messages:
             self._peer_ended = self._messages[-1][1].is_eof()
+        elif request is not None:
+            self._peer_ended = request.content.is_eof()
         else:
-            # Neither queued nor current: just between the two.
-            self._peer_ended = request is None or request.content.is_eof()
+            # Just between the two, or answered just now: then no answer follows that would end the connection.
+            self._peer_ended = True
+            self.close()
         return self._peer_ended
 
     async def finish_response(

@@ -552,6 +552,21 @@ async def test_a_client_that_half_closes_in_a_request_is_gone(begun: bytes) -> N
         await eventually(lambda: said(place.open == 0))
 
 
+async def test_a_client_that_leaves_just_as_it_is_answered_is_gone() -> None:
+    """Between the answer and the wait for a next request, nothing else would end the connection for 75 s."""
+
+    async def answered_and_left(request: web.Request) -> web.StreamResponse:
+        # After the answer, which is written without a pause, and before the connection waits again.
+        asyncio.get_running_loop().call_soon(request.protocol.eof_received)
+        return web.Response()
+
+    async with served(handler=answered_and_left) as place:
+        answer = await place.ask(WHOLE)
+
+        assert answer.startswith(b"HTTP/1.1 200 OK")
+        await eventually(lambda: said(place.open == 0))
+
+
 # --- how many
 
 
