@@ -73,6 +73,11 @@ class Holdings:
             insort(self._open, slice_id)
         self._latest[slice_id] = held
 
+    def opened(self, slice_id: SliceId) -> None:
+        """The slice has a file now; perhaps it was closed without one, because a lost directory had held it."""
+        if _has(self._slices, slice_id) and not _has(self._open, slice_id):
+            insort(self._open, slice_id)
+
     def closed(self, slice_id: SliceId) -> None:
         """The slice has no file any more; its summary stays."""
         _drop(self._open, slice_id)

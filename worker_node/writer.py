@@ -400,7 +400,9 @@ class Writer:
 
     def _create(self, first: NumberedBatch) -> SliceStore:
         batch = first.batch
-        return self._shelf.create(batch.slice, route=batch.route, position=first.position, key_id=batch.key_id)
+        store = self._shelf.create(batch.slice, route=batch.route, position=first.position, key_id=batch.key_id)
+        self._call_back(self._holdings.opened, batch.slice)
+        return store
 
     def _look(self, slices: Sequence[SliceId]) -> dict[SliceId, Held | Damaged | None]:
         found: dict[SliceId, Held | Damaged | None] = {}

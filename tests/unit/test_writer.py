@@ -461,3 +461,22 @@ async def test_a_lost_slice_without_file_needs_no_closing(tmp_path):
         found, _ = await parts.writer.look([SliceId(1), SliceId(2)])
 
     assert [(held.summary.users, held.summary.complete) for held in found.values()] == [(0, False), (1, False)]
+
+
+async def test_a_lost_slice_that_gets_a_file_after_its_closing_is_closed_again(tmp_path):
+    """What was still in a spool came late; its file may not stay for good."""
+    async with writing(tmp_path) as parts:
+        await parts.writer.lose(lost(7), replaced=3)
+        await parts.writer.close_slices([SliceId(7)])
+        assert parts.holdings.open_before(SliceId(8)) == []
+        await receive(parts, item(("u", "click"), at=7))
+
+        due = parts.holdings.open_before(SliceId(8))
+        await parts.writer.close_slices(due)
+
+        assert due == [7]
+        assert not (tmp_path / "slices" / "7.mdb").exists()
+        with pytest.raises(SliceClosed):
+            await parts.writer.count(SliceId(7), key("u"), "click")
+        summary = summary_of(parts, 7)
+        assert (summary.counts, summary.complete) == ({"click": 1}, False)
