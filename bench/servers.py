@@ -55,6 +55,18 @@ class Place:
             await self.listens(node, port)
         return self.processes.pid(name)
 
+    async def start_together(self, commands: Mapping[str, Sequence[str]]) -> list[int]:
+        """Start servers that are also stopped together; their process ids.
+
+        Args:
+            commands: program and arguments of each, by name.
+        """
+        await self.processes.start(
+            Node(name=name, command=command, url="", log=self.folder / f"{name}.log")
+            for name, command in commands.items()
+        )
+        return [self.processes.pid(name) for name in commands]
+
     async def listens(self, node: Node, port: int) -> None:
         """Wait until somebody listens at the port."""
 

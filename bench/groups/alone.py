@@ -42,9 +42,14 @@ async def _start() -> Sequence[Result]:
 def workers(scale: Scale) -> list[Unit]:
     """One unit for each number of workers."""
     numbers = QUICK_WORKERS if scale.quick else WORKERS
-    rounds = scale.of(2, 1)
+    # To start 64 processes on two cores takes longer than all that is measured then.
     return [
-        Unit(group="workers", name=str(number), rounds=rounds, measure=partial(_spread, scale, number))
+        Unit(
+            group="workers",
+            name=str(number),
+            rounds=scale.of(3 if number < 16 else 1, 1),
+            measure=partial(_spread, scale, number),
+        )
         for number in numbers
     ]
 

@@ -55,12 +55,14 @@ async def cluster(place: Place, *, apis: int = 1, workers: int = 1, **settings: 
     }
     file.write_text(json.dumps(config, indent=1))
 
-    async def launch(kind: str, node: int) -> int:
-        data = place.folder / f"{kind}-{node}"
-        return await place.start(data.name, python(f"{kind}_node", node, file, "--data", data))
+    def nodes(kind: str, number: int) -> dict[str, list[str]]:
+        names = [f"{kind}-{node}" for node in range(number)]
+        return {
+            name: python(f"{kind}_node", node, file, "--data", place.folder / name) for node, name in enumerate(names)
+        }
 
-    worker_pids = [await launch("worker", node) for node in range(workers)]
-    api_pids = [await launch("api", node) for node in range(apis)]
+    worker_pids = await place.start_together(nodes("worker", workers))
+    api_pids = await place.start_together(nodes("api", apis))
 
     for node, port in enumerate(api_ports):
 
