@@ -60,8 +60,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Fail = Callable[[BaseException], None]
 
-# About two seconds of writing: beyond that it is better that senders hear of it and wait.
-WAITING_EVENTS_MAX = 1 << 20
+# About a second of writing, two where ids come along: beyond that it is better that senders hear of it and wait. An
+# event that waits takes some 100 bytes, because its user key is split off already.
+WAITING_EVENTS_MAX = 1 << 19
 WAITING_BYTES_MAX = 64 << 20
 WAITING_SECONDS_MAX = 2.0  # less than the three seconds after which a sender thinks that we are away
 # About half a second of writing: how long a question may have to wait for a group that is being committed.
