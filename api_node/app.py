@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import aiohttp
+import msgspec
 from aiohttp import web
 
 from api_node.delivery import AWAY_SECONDS, RECEIPT_SECONDS
@@ -33,6 +34,8 @@ from api_node.routes.cluster import ClusterRoutes
 from api_node.routes.events import EventsRoutes
 from api_node.settled_routes import DEADLINE_SECONDS as ROUTE_DEADLINE_SECONDS
 from api_node.settled_routes import SettledRoutes
+from api_node.share import Share, serve_share
+from api_node.siblings import Siblings
 from api_node.spool_room import SpoolRoom
 from api_node.worker_client import WATCH_SECONDS
 from api_node.worker_pool import WorkerPool
@@ -101,6 +104,7 @@ class ApiNode:
         now: Callable[[], Micros] = system_now,
         deadlines: Deadlines = Deadlines(),
         make_room: Callable[..., SpoolRoom] = SpoolRoom,
+        share: Share | None = None,
     ) -> None:
         self.health = Health()
         self._config = config
@@ -111,6 +115,8 @@ class ApiNode:
         anonymiser = Anonymiser(secret=load_secret(config))
         self._secret_id = anonymiser.secret_id
         metrics = ApiMetrics()
+        process = metrics.process = None if share is None else share.process
+        self._siblings = None if share is None else Siblings(share=share, token=lambda: self._token)
         self._tasks = Tasks(log=log)
         # No limit of connections: each worker has one envelope per stream, and one question per slice, under way.
         self._session = aiohttp.ClientSession(
@@ -220,8 +226,11 @@ class ApiNode:
             workers=self._workers,
             room=self._room,
             problems=self._problems,
+            process=process,
+            siblings=self._siblings,
         ).add_to(self.app)
-        add_probes(self.app, health=self.health, metrics=metrics)
+        gather = None if self._siblings is None else self._siblings.metrics
+        add_probes(self.app, health=self.health, metrics=metrics, gather=gather)
         self.app.cleanup_ctx.append(self._life)
         self.app.on_shutdown.append(self._finish)
 
@@ -229,6 +238,8 @@ class ApiNode:
         """Bring the parts to life, in the order in which they need each other."""
         async with AsyncExitStack() as parts:
             await parts.enter_async_context(self._session)
+            if self._siblings is not None:
+                await parts.enter_async_context(self._siblings)
             try:
                 make_folder(self._data)
             except OSError as error:
@@ -243,7 +254,7 @@ class ApiNode:
             except (PeerError, WireError):
                 # Not an end: a node may start before its workers. It is not ready until it has joined.
                 self._tasks.start("join", self._membership.keep_joining(self._fail))
-            self._tasks.start("adopt-spools", self._adopt_spools())
+            self._tasks.start("adopt-spools", self.adopt_spools())
             self._tasks.start("keep-claims", self._membership.keep_claims())
             self._tasks.start("claim-ahead", self._routes.claim_ahead(self._now))
             self._tasks.start("watch-registry", self._routes.watch_registry())
@@ -256,8 +267,8 @@ class ApiNode:
         asyncio.get_running_loop().call_later(HURRY_SECONDS, self._workers.hurry)
         asyncio.get_running_loop().call_later(GIVE_UP_SECONDS, self._workers.give_up)
 
-    async def _adopt_spools(self) -> None:
-        """Once it is known which cluster this is, drain what earlier processes of this node left."""
+    async def adopt_spools(self) -> None:
+        """Once it is known which cluster this is, drain what other processes of this node left."""
         await self._membership.joined.wait()
         try:
             await self._room.adopt(self._membership.cluster)
@@ -321,6 +332,19 @@ class ApiNode:
         return [text for text in dict.fromkeys(found) if text]
 
 
+def load_node_config(arguments: NodeArguments) -> ClusterConfig:
+    """The cluster file of the node that is to run.
+
+    Raises:
+        ConfigRefused: it cannot be used, or does not have this node.
+    """
+    config = load_config(arguments.cluster_file)
+    if arguments.node not in config.api_nodes:
+        known = ", ".join(f'"{node}"' for node in config.api_nodes)
+        raise ConfigRefused([f'api-nodes: no API node "{arguments.node}"; known: {known}'])
+    return config
+
+
 async def run_node(
     arguments: NodeArguments, stop: asyncio.Event, *, make_room: Callable[..., SpoolRoom] = SpoolRoom
 ) -> None:
@@ -334,11 +358,11 @@ async def run_node(
     Raises:
         ExitError: it cannot start, or not go on.
     """
-    config = load_config(arguments.cluster_file)
-    if arguments.node not in config.api_nodes:
-        known = ", ".join(f'"{node}"' for node in config.api_nodes)
-        raise ConfigRefused([f'api-nodes: no API node "{arguments.node}"; known: {known}'])
+    config = load_node_config(arguments)
+    share = None if arguments.share is None else msgspec.json.decode(arguments.share, type=Share)
     log = new_log(f"api-{arguments.node}")
+    if share is not None:
+        log = log.bind(process=share.process)
     if config.internal_token_file is None and not is_loopback(config.api_nodes[arguments.node]):
         log.warning("listening_beyond_loopback_without_internal_token")
     failures: list[ExitError] = []
@@ -354,7 +378,11 @@ async def run_node(
         fail=fail,
         log=log,
         make_room=make_room,
+        share=share,
     )
-    await serve(node.app, url=config.api_nodes[arguments.node], health=node.health, log=log, stop=stop)
+    if share is None:
+        await serve(node.app, url=config.api_nodes[arguments.node], health=node.health, log=log, stop=stop)
+    else:
+        await serve_share(node.app, share=share, health=node.health, log=log, stop=stop, adopt=node.adopt_spools)
     if failures:
         raise failures[0]

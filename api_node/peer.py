@@ -72,6 +72,10 @@ class Peer:
         """GET, and read the answer as JSON."""
         return _from_json(await self._call("GET", path, None, None, seconds), kind)
 
+    async def get(self, path: str, *, seconds: float) -> bytes:
+        """GET, and read the answer as it is."""
+        return await self._call("GET", path, None, None, seconds)
+
     async def _call(
         self, method: str, path: str, body: bytes | None, content_type: str | None, seconds: float
     ) -> bytes:

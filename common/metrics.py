@@ -5,14 +5,20 @@ Labels are bounded: route templates, statuses and our own words. Never a slice, 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
+    Metric,
     disable_created_metrics,
     generate_latest,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # A second series per counter, with the time of its making, that nobody here asks for.
 disable_created_metrics()  # type: ignore[no-untyped-call] # the library has no types here
@@ -24,9 +30,13 @@ class Metrics:
     """One node's metrics; each node type adds its own to ``registry``.
 
     They live in a registry of the node, not of the process, so that tests can run many nodes in one.
+
+    Attributes:
+        process: which process of its node this is, a label of all samples then; None where it is the only one.
     """
 
     def __init__(self) -> None:
+        self.process: int | None = None
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "tallyslice_http_requests", "Requests answered.", ("method", "route", "status"), registry=self.registry
@@ -69,4 +79,21 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """Everything, in Prometheus' text format."""
-        return generate_latest(self.registry)
+        return generate_latest(self.registry if self.process is None else _OfOneProcess(self.registry, self.process))
+
+
+class _OfOneProcess(CollectorRegistry):
+    """All metrics of another registry, with one more label."""
+
+    def __init__(self, registry: CollectorRegistry, process: int) -> None:
+        super().__init__()
+        self._registry = registry
+        self._process = str(process)
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
+            labelled = Metric(metric.name, metric.documentation, metric.type, metric.unit)
+            labelled.samples = [
+                sample._replace(labels={**sample.labels, "process": self._process}) for sample in metric.samples
+            ]
+            yield labelled

@@ -41,10 +41,13 @@ if TYPE_CHECKING:
 
 JSON_TYPE = "application/json"
 
+BACKLOG = 1024  # connections that wait to be accepted
 DRAIN_SECONDS = 1.0  # between "not ready" and no more listening: load balancers ask at least once a second
+PROCESSES_MAX = 64  # of a node: more cores than one machine's share of a cluster has
 CLOSE_SECONDS = 2.5  # for the parts to leave
 
 Reason = Callable[[], str | None]
+Gather = Callable[[web.Request, bytes], Awaitable[bytes]]
 
 
 @dataclass(slots=True)
@@ -83,8 +86,15 @@ def require_token(request: web.Request, token: str | None) -> None:
         raise Forbidden(message)
 
 
-def add_probes(app: web.Application, *, health: Health, metrics: Metrics) -> None:
-    """``/livez``: the process runs. ``/readyz``: it wants traffic. ``/metrics``: Prometheus."""
+def add_probes(app: web.Application, *, health: Health, metrics: Metrics, gather: Gather | None = None) -> None:
+    """``/livez``: the process runs. ``/readyz``: it wants traffic. ``/metrics``: Prometheus.
+
+    Args:
+        app: gets the routes.
+        health: whether it wants traffic.
+        metrics: those of this process.
+        gather: makes the node's metrics of this process's, where it has several.
+    """
 
     async def livez(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -95,11 +105,12 @@ def add_probes(app: web.Application, *, health: Health, metrics: Metrics) -> Non
             return web.Response(text="ok\n")
         return web.Response(status=HTTPStatus.SERVICE_UNAVAILABLE, text="".join(f"{text}\n" for text in problems))
 
-    async def show_metrics(_: web.Request) -> web.Response:
+    async def show_metrics(request: web.Request) -> web.Response:
         metrics.ready.set(not health.problems())
-        return web.Response(
-            body=metrics.exposition(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-        )
+        body = metrics.exposition()
+        if gather is not None:
+            body = await gather(request, body)
+        return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     app[METRICS] = metrics
     app.router.add_get("/livez", livez)
@@ -121,7 +132,7 @@ async def serve(app: web.Application, *, url: str, health: Health, log: Log, sto
     await runner.setup()
     try:
         try:
-            await web.TCPSite(runner, host, port, backlog=1024).start()
+            await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
         except OSError as error:
             message = f"cannot listen on {host}:{port}"
             if error.errno == errno.EADDRINUSE:
@@ -155,10 +166,14 @@ class NodeArguments:
     node: str
     cluster_file: Path
     data: Path
+    processes: int = 1
+    share: str | None = None  # of an API node of several processes: what one of them is told by its parent
 
 
 def read_arguments(kind: str, arguments: Sequence[str] | None = None) -> NodeArguments:
-    """Read ``ID [CLUSTER_FILE] [--data DIR]``; leaves the process with 64 if they are something else.
+    """Read ``ID [CLUSTER_FILE] [--data DIR]``, and ``[--processes N]`` of an API node.
+
+    Leaves the process with 64 if they are something else.
 
     Args:
         kind: ``api`` or ``worker``: the default data folder is ``data/KIND-ID``.
@@ -171,10 +186,26 @@ def read_arguments(kind: str, arguments: Sequence[str] | None = None) -> NodeArg
         help="the cluster file (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--data", metavar="DIR", type=Path, help=f"the data folder (default: data/{kind}-ID)")
+    if kind == "api":
+        parser.add_argument(
+            "--processes", metavar="N", type=_processes, default=1,
+            help=f"that many processes behind the one port, 1 to {PROCESSES_MAX} (default: %(default)s)",
+        )  # fmt: skip
+        parser.add_argument("--share", help=argparse.SUPPRESS)
     found = parser.parse_args(arguments)
     return NodeArguments(
-        node=found.node, cluster_file=found.cluster_file, data=found.data or Path("data") / f"{kind}-{found.node}"
+        node=found.node,
+        cluster_file=found.cluster_file,
+        data=found.data or Path("data") / f"{kind}-{found.node}",
+        processes=found.processes if kind == "api" else 1,
+        share=found.share if kind == "api" else None,
     )
+
+
+def _processes(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= PROCESSES_MAX):
+        raise argparse.ArgumentTypeError(f"must be a number from 1 to {PROCESSES_MAX}")
+    return int(text)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from api_node.membership import Membership
     from api_node.registry import Registry
     from api_node.settled_routes import SettledRoutes
+    from api_node.siblings import Siblings
     from api_node.spool_room import SpoolRoom
     from api_node.worker_client import WorkerLink
     from api_node.worker_pool import WorkerPool
@@ -45,6 +46,8 @@ class ClusterRoutes:
         workers: WorkerPool,
         room: SpoolRoom,
         problems: Callable[[], list[str]],
+        process: int | None = None,
+        siblings: Siblings | None = None,
     ) -> None:
         self._config = config
         self._token = token
@@ -55,6 +58,8 @@ class ClusterRoutes:
         self._workers = workers
         self._room = room
         self._problems = problems
+        self._process = process
+        self._siblings = siblings
 
     def add_to(self, app: web.Application) -> None:
         """Register the routes."""
@@ -71,6 +76,7 @@ class ClusterRoutes:
         refusal = self._watch.refusal
         return json_response(
             {
+                "process": self._process,
                 "version": config.version,
                 "pins": None
                 if pins is None
@@ -106,8 +112,10 @@ class ClusterRoutes:
             # It is only adopted by those who have joined, which takes a registry.
             await self._room.adopt(pins.cluster)
         answer = _page(await self._known_routes(), question.after)
-        body = msgspec.structs.replace(answer, cluster=pins and pins.cluster, claims=claims, pins=pins)
-        return web.Response(body=encode(body), content_type=MEDIA_TYPE)
+        answer = msgspec.structs.replace(answer, cluster=pins and pins.cluster, claims=claims, pins=pins)
+        if self._siblings is not None:
+            answer = await self._siblings.routes(request, question, answer)
+        return web.Response(body=encode(answer), content_type=MEDIA_TYPE)
 
     async def _hear(self, cluster: str, claims: int) -> None:
         """Ask the registry what is new there: anybody may call this, so the number itself is not taken on trust."""

@@ -6,8 +6,10 @@ Each list is a table whose first column is headed by the kind of thing that it l
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import inspect
+import io
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -23,6 +25,7 @@ from common.config import ClusterConfig
 from common.errors import EXIT_USAGE, ExitError, RequestError
 from common.logs import new_log
 from common.routing import WorkerId
+from common.web import read_arguments
 from common.wire import Outcome
 from tallyslice.__main__ import EXIT_INTERRUPTED
 from tallyslice.__main__ import main as command
@@ -80,6 +83,18 @@ def test_every_key_of_the_cluster_file() -> None:
 
     assert once(names_under("key", CONFIGURATION)) == keys
     assert set(changes.names()) == keys
+
+
+def test_every_module() -> None:
+    """The tour's list of modules."""
+    modules = {
+        path.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if path.name != "__init__.py"
+    }
+
+    assert once(names_under("module", ROOT / "docs/architecture.md")) == modules
 
 
 def test_the_defaults_of_the_keys() -> None:
@@ -145,6 +160,9 @@ def test_every_command() -> None:
 
     assert {name for name in shown if name.startswith("tallyslice ")} == commands.keys()
     options = {option for one in commands.values() for param in one.params for option in param.opts}
+    with contextlib.redirect_stdout(io.StringIO()) as help_text, contextlib.suppress(SystemExit):
+        read_arguments("api", ["--help"])
+    options |= set(re.findall(r"--[a-z-]+", help_text.getvalue())) - {"--help"}
     assert once(names_under("option", OPERATIONS)) == {option for option in options if option.startswith("--")}
 
 

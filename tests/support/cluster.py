@@ -85,7 +85,8 @@ class Answer:
 class Node:
     """One node: where it listens, what it reads, where it keeps its data, and its process while there is one.
 
-    ``inside`` is what its command line begins with where it runs on another host (``tests/torture/namespaces.py``).
+    ``inside`` is what its command line begins with where it runs on another host (``tests/torture/namespaces.py``);
+    ``options`` are those that it ends with.
     """
 
     kind: Literal["api", "worker"]
@@ -96,6 +97,7 @@ class Node:
     log: Path
     host: str = "127.0.0.1"
     inside: Sequence[str] = ()
+    options: Sequence[str] = ()
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
@@ -124,7 +126,7 @@ class Node:
         command = [sys.executable, "-m", f"{self.kind}_node", self.id, str(self.file), "--data", str(self.data)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*_LEASH, *self.inside, *command],
+                [*_LEASH, *self.inside, *command, *self.options],
                 cwd=self.file.parent,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
