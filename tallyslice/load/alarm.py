@@ -37,16 +37,18 @@ class Alarm:
 
     Args:
         ring: what to do when it goes off.
+        exact: whether to use a timer of the kernel's.
     """
 
-    def __init__(self, ring: Callable[[], None]) -> None:
+    def __init__(self, ring: Callable[[], None], *, exact: bool = sys.platform == "linux") -> None:
         self._ring = ring
+        self._exact = exact
         self._file: int | None = None
         self._handle: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Self:
-        """Make the timer, where there is one."""
-        if sys.platform == "linux":
+        """Make the timer."""
+        if self._exact:
             self._libc = ctypes.CDLL(None, use_errno=True)
             self._file = self._libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_NONBLOCK | _TFD_CLOEXEC)
             if self._file < 0:
