@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 HotHandler = Callable[[web.Request], Awaitable[Any]]
 
+_NO_CONTENT = 204
 _STATUS_LINES = {int(status): f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 
 
@@ -58,7 +59,7 @@ class _Answer:
         # Of an older client no connection is kept, whatever it says: that has headers of its own.
         self.keep_alive = self.keep_alive and request.version >= HttpVersion11 and request.keep_alive
         connection = "" if self.keep_alive else "Connection: close\r\n"
-        length = "" if self.status == HTTPStatus.NO_CONTENT else f"Content-Length: {self.content_length}\r\n"
+        length = "" if self.status == _NO_CONTENT else f"Content-Length: {self.content_length}\r\n"
         head = (
             f"{_STATUS_LINES[self.status]}{self._head}{length}"
             f"Date: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n{connection}\r\n"

@@ -5,7 +5,6 @@ Each user of a slice belongs to exactly one worker of its route, so the sum over
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -50,12 +49,14 @@ def add(slice_id: SliceId, parts: Iterable[Summary], *, all_answered: bool = Tru
         parts: one per worker that answered.
         all_answered: whether no worker is missing.
     """
-    users, late, complete, counts = 0, 0, all_answered, Counter[str]()
+    users, late, complete = 0, 0, all_answered
+    counts: dict[str, int] = {}
     for part in parts:
         users += part.users
         late += part.late
         complete = complete and part.complete
-        counts.update(part.counts)
+        for name, count in part.counts.items():
+            counts[name] = counts.get(name, 0) + count
     return Summary(slice=slice_id, users=users, counts=counts, complete=complete, late=late)
 
 

@@ -38,6 +38,10 @@ class Parts:
 
     def __init__(self, link: SilentLink) -> None:
         self._link = link
+        self.links = {link.worker: link}
+
+    def known(self, _: SliceId) -> tuple[WorkerId, ...]:
+        return (self._link.worker,)
 
     async def find(self, _: SliceId) -> tuple[WorkerId, ...]:
         return (self._link.worker,)
