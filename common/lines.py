@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 LINES_MAX = 65_536  # in one request: half a sender's queue, some tens of milliseconds of hashing
 PIECE_BYTES_MAX = 256 << 10  # some two thousand lines: a few milliseconds in which the loop does nothing else
 _PIECE_ELEMENTS = 2048  # likewise, of an array whose elements are read one by one
+# What an array may hold before it is taken apart: whoever sends 16 MiB of {},{},{} would else get a gigabyte of us.
+_BRACES = 4 * LINES_MAX
+_COMMAS = 16 * LINES_MAX  # only of one that cannot be read as a whole
+_EXPLAINED_BYTES = 64 << 10  # of one event, to say what is wrong with it; as large as a single one may be
 
 NAMES = {
     TIMESTAMP: (TIMESTAMP, "dt", "ts"),
@@ -130,39 +134,46 @@ def read_json_events(body: bytes) -> Iterator[Piece]:
 
     Raises:
         Malformed: it is neither.
-        TooLarge: there are more than ``LINES_MAX``.
+        TooLarge: there are more than ``LINES_MAX``, or too many objects in them.
     """
     text = body.removeprefix(_BOM).strip()
     if not text.startswith(b"["):
         return iter([Piece([_read_one(text)])] if text else [])
+    if text.count(b"{") > _BRACES:
+        raise TooLarge(f"there are more than {_BRACES} objects in the array: send the events as lines")
     try:
         lines = _array.decode(text)
     except _UNREADABLE:
         elements = _elements(text)
-        _require_few(len(elements))
+        # Only now, when all of it is known to be JSON, so that none is counted of what is not.
         parts = (elements[at : at + _PIECE_ELEMENTS] for at in range(0, len(elements), _PIECE_ELEMENTS))
-        return (Piece([_read_one(element) for element in part]) for part in parts)
+        return (Piece([_read_one(bytes(element)) for element in part]) for part in parts)
     _require_few(len(lines))
     return iter([Piece(lines, lambda: _digits_array.decode(text))])
 
 
-def _elements(text: bytes) -> list[bytes]:
+def _elements(text: bytes) -> Sequence[msgspec.Raw | bytes]:
     """The elements of an array, whatever they are.
 
     Raises:
         Malformed: it is none.
+        TooLarge: there are too many, or they are too large to be told apart.
     """
+    if text.count(b",") > _COMMAS:
+        raise TooLarge("there is an error in a large array: send the events as lines, to be told where")
+    elements: Sequence[msgspec.Raw | bytes]
     try:
-        return [bytes(element) for element in _raw_array.decode(text)]
+        elements = _raw_array.decode(text)
     except _UNREADABLE:
-        pass
-    # The decoder of the standard library takes halves of characters ("\\ud83d"), which come from clients that cut text
-    # without looking; what they are part of is refused by itself, or is not looked at.
-    try:
-        return list(_scan(text.decode()))
-    except (ValueError, IndexError, RecursionError):
-        # From None: the error that was caught may quote the input.
-        raise Malformed("the body is not JSON: one event, or an array of events, is expected") from None
+        # The decoder of the standard library takes halves of characters ("\\ud83d"), which come from clients that cut
+        # text without looking; what they are part of is refused by itself, or is not looked at.
+        try:
+            elements = list(_scan(text.decode()))
+        except (ValueError, IndexError, RecursionError):
+            # From None: the error that was caught may quote the input.
+            raise Malformed("the body is not JSON: one event, or an array of events, is expected") from None
+    _require_few(len(elements))
+    return elements
 
 
 def _scan(text: str) -> Iterator[bytes]:
@@ -191,11 +202,14 @@ def _ndjson_pieces(body: bytes) -> Iterator[Piece]:
     while start < len(body):
         stop = len(body)
         if stop - start > PIECE_BYTES_MAX:
-            end = body.rfind(b"\n", start, start + PIECE_BYTES_MAX)
-            if end < 0:
-                end = body.find(b"\n", start)
-            stop = len(body) if end < 0 else end + 1
-        yield _read_piece(body[start:stop])
+            stop = body.rfind(b"\n", start, start + PIECE_BYTES_MAX) + 1
+        if stop:
+            yield _read_piece(body[start:stop])
+        else:
+            # A longer line, by itself: the decoder of lines would read as many objects as there are on it.
+            stop = body.find(b"\n", start) + 1 or len(body)
+            line = body[start:stop].strip()
+            yield Piece([_read_one(line)] if line else [])
         start = stop
 
 
@@ -252,6 +266,8 @@ def _read_one(text: bytes) -> Line | Malformed:
             # No float, which has rounded it; there is no piece that could be asked for the digits later.
             line.timestamp, line.dt, line.ts = _digits.decode(text).given, None, None
         return line
+    if len(text) > _EXPLAINED_BYTES:
+        return Malformed("the event is not JSON, or a field is not of its form; it is too large to be told which")
     try:
         return read_fields(read_json(text))
     except Malformed as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import tracemalloc
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -230,6 +232,47 @@ def test_elements_have_a_bound(element: str) -> None:
 
     with pytest.raises(TooLarge):
         read_json_events(f"[{','.join([element] * (LINES_MAX + 1))}]".encode())
+
+
+@pytest.mark.parametrize(
+    ("read", "body"),
+    [
+        (read_json_events, b"[" + b"{}," * 1_000_000 + b"{}]"),
+        (read_json_events, b"[" + b"1," * 1_500_000 + b"1]"),
+        (read_json_events, f'[{WHOLE},{{"p":[{"{}," * 1_000_000}{{}}]}}]'.encode()),
+        (read_json_events, f'[{WHOLE},{{"user":7,"p":[{"0," * 1_500_000}0]}}]'.encode()),
+        (read_ndjson, b"{}" * 1_500_000),
+        (read_ndjson, b"\n" + WHOLE.encode() * 50_000 + b"\n"),
+        (read_ndjson, f'{{"user":7,"p":[{"{}," * 1_000_000}{{}}]}}'.encode()),
+        (read_ndjson, f'{WHOLE[:-1]},"p":[{"{}," * 1_000_000}{{}}]}}'.encode()),
+    ],
+    ids=[
+        "many objects", "many numbers", "many objects in one", "many numbers in one that is bad", "many on a line",
+        "many events on a line", "many in a line that is bad", "many in a line",
+    ],
+)  # fmt: skip
+def test_a_body_costs_little_more_memory_than_it_has_bytes(
+    read: Callable[[bytes], Iterable[Piece]], body: bytes
+) -> None:
+    """Whatever it holds; 3 MB of {} would be a hundred if each of them were read."""
+    tracemalloc.start()
+    try:
+        with suppress(TooLarge, Malformed):
+            assert len(told(read(body))) == 1
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 2.5 * len(body)
+
+
+def test_a_large_line_spoils_no_other() -> None:
+    """It is not said what is wrong with it; what is right is counted."""
+    large = f', "p": "{"x" * PIECE_BYTES_MAX}"'
+    lines = [WHOLE, WHOLE[:-1] + large + "}", f'{{"user": 7{large}}}', WHOLE + large, WHOLE]
+
+    assert told(read_ndjson("\n".join(lines).encode())) == [ADA, ADA, None, None, ADA]
+    assert told(read_json_events(f"[{','.join(lines[:3])}]".encode())) == [ADA, ADA, None]
 
 
 @pytest.mark.parametrize(
