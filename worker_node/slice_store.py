@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import os
 import struct
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -253,15 +254,18 @@ class _Application:
     def _find_repeats(self) -> None:
         """Remember the ids, and find the events whose id was known: from before, or from earlier in the group."""
         columns = [split(taken.item.batch.ids) for taken in self._taken]
-        ids = set(chain.from_iterable(columns))
+        ids = sorted(chain.from_iterable(columns))
+        del ids[: bisect_right(ids, NO_ID)]
         if not ids:
             return
-        ids.discard(NO_ID)
         put = self._txn.cursor(self._database("ids")).put
         # One descent per id tells and adds at once.
-        known = {key for key in sorted(ids) if not put(IDS_KEY, key, False)}  # noqa: FBT003 - dupdata; a keyword costs a tenth
-        if not known and len(ids) == sum(len(column) - column.count(NO_ID) for column in columns):
+        again = [key for key in ids if not put(IDS_KEY, key, False)]  # noqa: FBT003 - dupdata; its name costs a tenth
+        if not again:
             return
+        # An id is put as often as it came. If not even the first time added it, it was known before.
+        came = Counter(ids)
+        known = {key for key, times in Counter(again).items() if times == came[key]}
         for taken, column in zip(self._taken, columns, strict=True):
             taken.repeats = _repeats(column, known)
 
