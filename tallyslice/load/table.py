@@ -184,6 +184,7 @@ def latencies_table(latencies: Mapping[str, Latency], seconds: float) -> Rendera
     heads = list(Latency().milliseconds())
     for head in heads:
         table.add_column(head)
+    table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
     for kind, latency in latencies.items():

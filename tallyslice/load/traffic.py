@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from common.slices import Micros, SliceClock, SliceId
-from tallyslice.load.answers import Outcome, outcome_of
+from tallyslice.load.answers import ALL_TAKEN, Outcome, outcome_of
 from tallyslice.load.connection import Reply, Target
 from tallyslice.load.crowd import JSON, NDJSON, Crowd, Parcel
 from tallyslice.load.latency import Latency
@@ -149,11 +149,12 @@ class Traffic:
             self.failed_reads[reply.status] += 1
 
     def _settle(self, item: Shipment, parcel: Parcel, outcome: Outcome) -> Shipment | None:
+        if outcome is ALL_TAKEN:
+            self._note_taken(parcel)
+            return None
         not_taken, unknown = outcome.not_taken, outcome.unknown
         elsewhere = {*not_taken, *unknown, *(n for n, _ in outcome.refused)}
-        taken = parcel.take([n for n in range(len(parcel)) if n not in elsewhere]) if elsewhere else parcel
-        self.acknowledged += len(taken)
-        self._note(self.model.acknowledged, taken)
+        self._note_taken(parcel.take([n for n in range(len(parcel)) if n not in elsewhere]))
         self._note_refused(item, parcel, outcome.refused)
         if not self._order.ids:
             self._note(self.model.unknown, parcel.take(unknown))
@@ -166,6 +167,10 @@ class Traffic:
             return Shipment(parcel, item.body, unsure)
         return self._shipment(parcel.take(again), unsure=unsure)
 
+    def _note_taken(self, parcel: Parcel) -> None:
+        self.acknowledged += len(parcel)
+        self._note(self.model.acknowledged, parcel)
+
     def _note_refused(self, item: Shipment, parcel: Parcel, refused: Sequence[tuple[int, str]]) -> None:
         if item.unsure:
             self._note(self.model.unknown, parcel.take([n for n, _ in refused]))
@@ -174,11 +179,8 @@ class Traffic:
 
     def _note(self, into: dict[SliceId, SliceModel], parcel: Parcel) -> None:
         """Count events in a model, slice by slice."""
-        if not len(parcel):
-            return
-        first, last = self._slice_at(min(parcel.at)), self._slice_at(max(parcel.at))
-        if first == last:
-            into[first].add_all(parcel.users, parcel.types)
+        if len(parcel) > 1 and (first := self._slice_at(min(parcel.at))) == self._slice_at(max(parcel.at)):
+            into[first].add_all(parcel.users, parcel.types)  # as nearly always
             return
         for at, user, event_type in zip(parcel.at, parcel.users, parcel.types, strict=True):
             into[self._slice_at(at)].add(user, event_type)

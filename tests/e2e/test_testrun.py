@@ -297,11 +297,8 @@ async def test_load_in_bulk_tells_as_json(tmp_path: Path) -> None:
     """One object and nothing else: what was counted, how fast and how soon."""
     async with Cluster(tmp_path, length_of_time_slice=60, first_slice="system") as cluster:
         command = [sys.executable, "-m", "tallyslice", "load", *(node.url for node in cluster.api.values())]
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            *["--closed", "--bulk", "100", "--reads", "20", "--new", "50", "--seconds", "1", "--json"],
-            stdout=subprocess.PIPE,
-        )
+        command += ["--closed", "--bulk", "100", "--reads", "20", "--new", "50", "--seconds", "1", "--json"]
+        process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
         printed, _ = await asyncio.wait_for(process.communicate(), EXIT_SECONDS)
 
     assert process.returncode == 0, printed
