@@ -71,15 +71,16 @@ class Siblings:
             return own
         answers = await asyncio.gather(*(self._metrics(number) for number in self._peers))
         texts = {self._share.process: own, **dict(zip(self._peers, answers, strict=True))}
-        return merge_metrics(texts[number] for number in sorted(texts))
+        # Silent ones last: the first one to tell of a metric says what it is about.
+        silent = [number for number, text in texts.items() if text is None]
+        told = [text for _, text in sorted(texts.items()) if text is not None]
+        return merge_metrics([*told, *map(_not_ready, silent)])
 
-    async def _metrics(self, number: int) -> bytes:
+    async def _metrics(self, number: int) -> bytes | None:
         try:
             return await self._peers[number].get("/metrics", seconds=METRICS_SECONDS)
         except (PeerError, WireError):
-            return (
-                b'# HELP tallyslice_ready\n# TYPE tallyslice_ready gauge\ntallyslice_ready{process="%d"} 0.0\n' % number
-            )
+            return None
 
     async def routes(self, request: web.Request, question: RoutesQuestion, own: KnownRoutes) -> KnownRoutes:
         """A page of all routes that the node knows.
@@ -101,6 +102,10 @@ class Siblings:
         except (PeerError, WireError) as error:
             kind = WrongCluster if isinstance(error, PeerRefuses) and error.slug == WrongCluster.slug else NoAnswer
             raise kind(f"process {number} of this node does not tell what it knows: {error}") from error
+
+
+def _not_ready(process: int) -> bytes:
+    return b'# HELP tallyslice_ready\n# TYPE tallyslice_ready gauge\ntallyslice_ready{process="%d"} 0.0\n' % process
 
 
 def merge_metrics(texts: Iterable[bytes]) -> bytes:

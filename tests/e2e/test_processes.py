@@ -25,6 +25,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from common.wire import MEDIA_TYPE, KnownRoutes, RoutesQuestion, decode, encode
 from tests.support.cluster import FIRST, HOUR, Cluster, Node
 from tests.support.events import Model, Post, user
 from tests.support.load import Connection, Stream, pour
@@ -80,12 +81,15 @@ def runs(pid: int) -> bool:
 
 async def ask_at_door(cluster: Cluster, process: int, path: str) -> tuple[int, str]:
     """What a process answers for itself alone."""
-    door = cluster.api["0"].data / "processes" / f"{process}.sock"
-    async with (
-        aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=str(door))) as session,
-        session.get(f"http://node{path}", timeout=aiohttp.ClientTimeout(total=10)) as response,
-    ):
+    async with session_at_door(cluster, process) as session, session.get(f"http://node{path}") as response:
         return response.status, await response.text()
+
+
+def session_at_door(cluster: Cluster, process: int) -> aiohttp.ClientSession:
+    door = cluster.api["0"].data / "processes" / f"{process}.sock"
+    return aiohttp.ClientSession(
+        connector=aiohttp.UnixConnector(path=str(door)), timeout=aiohttp.ClientTimeout(total=10)
+    )
 
 
 async def all_serve(cluster: Cluster, *, but: frozenset[int] = frozenset()) -> dict[int, int]:
@@ -176,6 +180,51 @@ async def test_the_processes_are_one_node(cluster: Cluster, hour: int) -> None:
         ]
     for process, text in alone.items():
         assert set(re.findall(r'process="(\d)"', text)) == {str(process)}
+
+
+async def test_all_routes_are_told_whoever_is_asked(cluster: Cluster, hour: int) -> None:
+    """Those that only another process knows too: a registry is rebuilt from them. Each alone tells its own."""
+    connections = await connections_to_all(cluster)
+    begins = {process: hour + HOUR * process for process in connections}
+    for process, connection in connections.items():
+        assert (await connection.post(Post(at=begins[process], user=user(1))))[0] == 202
+        connection.close()
+    url, question = "http://node/cluster/routes", encode(RoutesQuestion())
+    together = await cluster.ask(
+        "POST", f"{cluster.api['0'].base}/cluster/routes", body=question, headers={"Content-Type": MEDIA_TYPE}
+    )
+    alone = {}
+    for process in connections:
+        async with (
+            session_at_door(cluster, process) as session,
+            session.post(url, data=question, headers={"Content-Type": MEDIA_TYPE}) as response,
+        ):
+            alone[process] = slices_of(await response.read())
+
+    expected = {process: (at - FIRST) // HOUR for process, at in begins.items()}
+    assert slices_of(together.body) >= set(expected.values())
+    for process, own in expected.items():
+        assert alone[process] & set(expected.values()) == {own}
+
+
+def slices_of(page: bytes) -> set[int]:
+    return {one.slice for one in decode(page, KnownRoutes).routes}
+
+
+async def test_a_process_that_does_not_answer_is_seen(cluster: Cluster) -> None:
+    """The metrics of the others are there all the same; of it only that it is not ready."""
+    pids = await all_serve(cluster)
+    connections = await connections_to_all(cluster)
+    os.kill(pids[0], signal.SIGSTOP)
+    try:
+        _, text = await connections[1].request("GET", "/metrics")
+    finally:
+        os.kill(pids[0], signal.SIGCONT)
+    for connection in connections.values():
+        connection.close()
+
+    assert re.findall(r'^.*process="0".*$', text, re.MULTILINE) == ['tallyslice_ready{process="0"} 0.0']
+    assert 'tallyslice_ready{process="1"} 1.0' in text
 
 
 async def test_a_node_is_not_started_twice(cluster: Cluster) -> None:
