@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from api_node.sender import Closed, ClosedBatch, Done, Flight, Moved, Sender, TurnedAway, Verdict
+from api_node.sender import Closed, ClosedBatch, Done, Events, Flight, Moved, Sender, TurnedAway, Verdict
 from api_node.spool import SpooledBatch, SpoolKey
 from api_node.spool_room import SpooledStream
 from api_node.summary_cache import Watcher
@@ -88,7 +88,12 @@ class Link:
 
     def put(self, event: Event, route: Route, key_id: bytes) -> None:
         """Put an event into the open batch of its slice."""
-        waiter, _ = self._current().add(event.slice, route, key_id, event.type, event.user_key, event.id_key)
+        if event.user_key[-1] % 2:
+            waiter, _ = self._current().add(event.slice, route, key_id, event.type, event.user_key, event.id_key)
+        else:
+            # As one of many. Without a draw of its own, so that the histories of old seeds stay what they were.
+            many = Events((event.type,), b"\0", event.user_key, event.id_key or b"")
+            waiter = self._current().extend(event.slice, route, key_id, many)[0].waiter
         if not waiter.events:
             waiter.slice = event.slice
         waiter.events.append(event)
