@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 CLICK, IMPRESSION = "click", "impression"
 _CLICK_SHARE = 1 / 3
@@ -29,7 +30,7 @@ class Count:
         return self.clicks + self.impressions
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Events:
     """Events of one slice.
 
@@ -54,21 +55,25 @@ class Events:
         """The users' names."""
         return (name(user) for user in self.users)
 
-    def lines(self) -> Iterator[bytes]:
-        """Each as a line of NDJSON."""
-        for number, (user, event) in enumerate(zip(self.users, self.types, strict=True)):
-            extra = f',"id":"{number:08}"' if self.ids else ""
-            yield f'{{"timestamp":{self.at},"user":"{name(user)}","event":"{event}"{extra}}}\n'.encode()
+    @cached_property
+    def lines(self) -> Sequence[bytes]:
+        """Each as a line of NDJSON; made once, because the same events are fed to many."""
+        return [
+            f'{{"timestamp":{self.at},"user":"{name(user)}","event":"{event}"{self._id(number)}}}\n'.encode()
+            for number, (user, event) in enumerate(zip(self.users, self.types, strict=True))
+        ]
 
     def bodies(self, batch: int) -> list[bytes]:
         """NDJSON bodies of ``batch`` events; the last one may be shorter."""
-        lines = list(self.lines())
-        return [b"".join(lines[at : at + batch]) for at in range(0, len(lines), batch)]
+        return [b"".join(self.lines[at : at + batch]) for at in range(0, len(self.lines), batch)]
 
     def queries(self) -> Iterator[str]:
         """Each as the query of one request."""
         for user, event in zip(self.users, self.types, strict=True):
             yield f"timestamp={self.at}&user={name(user)}&{event}"
+
+    def _id(self, number: int) -> str:
+        return f',"id":"{number:08}"' if self.ids else ""
 
 
 def name(user: int) -> str:

@@ -110,8 +110,8 @@ def _workers(axes: Any, results: Results) -> bool:  # noqa: ANN401 - likewise
     asked = _points(results, "workers", "tallyslice", "question_p50_ms")
     drawn = [
         _line(axes, asked, "question, p50, ms"),
-        _line(axes, [(number, 1e3 / rate) for number, rate in single], "single event, ms of all cores"),
-        _line(axes, [(number, 1e6 / rate) for number, rate in bulk], "event in bulk, microseconds of all cores"),
+        _line(axes, [(number, 1e3 / rate) for number, rate in single], "single event, ms (1 / throughput)"),
+        _line(axes, [(number, 1e6 / rate) for number, rate in bulk], "event in bulk, microseconds (likewise)"),
     ]
     _logarithmic(axes, "workers", "cost")
     axes.set_xscale("log", base=2)

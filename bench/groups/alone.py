@@ -20,7 +20,7 @@ IDLE_SECONDS = 2.0  # after the start, until its memory is looked at
 
 def idle(scale: Scale) -> list[Unit]:
     """Memory and first answer of one API node and one worker."""
-    return [Unit(group="idle", name="start", rounds=scale.of(5, 1), measure=_start)]
+    return [Unit(group="idle", name="start", rounds=scale.of(3, 1), measure=_start)]
 
 
 async def _start() -> Sequence[Result]:

@@ -68,7 +68,7 @@ def sizes(scale: Scale) -> list[Unit]:
 
 def _unit(scale: Scale, group: str, peer: Peer, events: int, batch: int, *, ids: bool = False) -> Unit:
     case = f"{batch}{' with ids' if ids else ''}"
-    rounds = 3 if group == "sizes" or peer.name not in NAMED else 5
+    rounds = 2 if group == "sizes" else 5 if peer.name in NAMED else 3
     # Enough that every connection and every line of Python was there once.
     warm_events = min(batch * 100, events // 4) if batch > 1 else 1_000
 

@@ -14,7 +14,7 @@ from bench.peers import empty, postgres, redis_single, tallyslice
 from bench.peers.peer import MANY_CONNECTIONS, HttpRunning, Peer, requests
 from bench.servers import place
 
-RATES = (500, 1_000, 2_000, 3_000, 4_000, 5_000, 6_000, 8_000, 10_000, 12_000, 15_000)
+RATES = (500, 1_000, 2_000, 4_000, 6_000, 8_000, 10_000, 12_000, 15_000)
 QUICK_RATES = (500, 2_000, 6_000)
 PEERS = [tallyslice.ONE, redis_single.PEERS[0], postgres.PEER, empty.PEER]
 LATE_MS = 200.0  # in the median: the server does not follow any more, and the next rate would say nothing new
