@@ -20,6 +20,7 @@ said of a line never depends on the lines beside it, whichever way they are read
 from __future__ import annotations
 
 import json
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 LINES_MAX = 65_536  # in one request: half a sender's queue, some tens of milliseconds of hashing
 PIECE_BYTES_MAX = 256 << 10  # some two thousand lines: a few milliseconds in which the loop does nothing else
-_PIECE_ELEMENTS = 2048  # likewise, of an array whose elements are read one by one
+_PIECE_ELEMENTS = 2048  # likewise, of an array
 # What an array may hold before it is taken apart: whoever sends 16 MiB of {},{},{} would else get a gigabyte of us.
 _BRACES = 4 * LINES_MAX
 _COMMAS = 16 * LINES_MAX  # only of one that cannot be read as a whole
@@ -146,10 +147,19 @@ def read_json_events(body: bytes) -> Iterator[Piece]:
     except _UNREADABLE:
         elements = _elements(text)
         # Only now, when all of it is known to be JSON, so that none is counted of what is not.
-        parts = (elements[at : at + _PIECE_ELEMENTS] for at in range(0, len(elements), _PIECE_ELEMENTS))
-        return (Piece([_read_one(bytes(element)) for element in part]) for part in parts)
+        return (Piece([_read_one(bytes(element)) for element in elements[part]]) for part in _parts(len(elements)))
     _require_few(len(lines))
-    return iter([Piece(lines, lambda: _digits_array.decode(text))])
+    digits = cache(lambda: _digits_array.decode(text))
+    return (Piece(lines[part], partial(_digits_of, digits, part)) for part in _parts(len(lines)))
+
+
+def _digits_of(digits: Callable[[], list[_Digits]], part: slice) -> list[_Digits]:
+    return digits()[part]
+
+
+def _parts(count: int) -> Iterator[slice]:
+    """What of an array is a piece."""
+    return (slice(at, at + _PIECE_ELEMENTS) for at in range(0, count, _PIECE_ELEMENTS))
 
 
 def _elements(text: bytes) -> Sequence[msgspec.Raw | bytes]:

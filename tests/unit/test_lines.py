@@ -213,6 +213,20 @@ def test_lines_of_any_length_come_in_their_order(width: int, bad: int | None) ->
     assert len(pieces) > 1
 
 
+@pytest.mark.parametrize("bad", [None, 0, 4500])
+def test_many_elements_come_in_their_order(bad: int | None) -> None:
+    """An array comes in pieces too, each with the digits of its own."""
+    texts = [f'{{"timestamp": {number}.5, "user": "{number}", "event": "click"}}' for number in range(5000)]
+    lines: list[Told] = [{"timestamp": f"{n}.5", "user": f"{n}", "event": "click"} for n in range(5000)]
+    if bad is not None:
+        texts[bad], lines[bad] = "7", None
+
+    pieces = list(read_json_events(f"[{','.join(texts)}]".encode()))
+
+    assert told(pieces) == lines
+    assert max(len(piece.lines) for piece in pieces) < 3000
+
+
 # --- bounds
 
 
