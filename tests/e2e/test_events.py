@@ -30,7 +30,10 @@ LINES_MAX = 65_536
 BODY_MAX = 16 << 20
 NDJSON, JSON, FORM = "application/x-ndjson", "application/json", "application/x-www-form-urlencoded"
 
-# Three slices for each test that asks.
+ALL, ONE = 0, 5000  # the slices from which on events go to all workers, and to one
+MANY = 6000  # three hundred slices of one test
+
+# Three slices for each test that asks; they stay below ONE.
 _slices = itertools.count(2000, 3)
 
 
@@ -43,7 +46,9 @@ def hour() -> int:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
     folder = tmp_path_factory.mktemp("events")
-    async with Cluster(folder, apis=2, workers=4, cache_ttl_seconds=0.2) as cluster:
+    every = ["0", "1", "2", "3"]
+    routing = {ALL: every, ONE: ["3"], MANY: every}
+    async with Cluster(folder, apis=2, workers=4, routing=routing, cache_ttl_seconds=0.2) as cluster:
         yield cluster
 
 
@@ -390,6 +395,42 @@ async def test_an_id_is_the_same_by_both_its_names_and_in_every_call(cluster: Cl
     assert single.status == 202
     assert [answer.json["repeated"] for answer in answers] == [1, 1]
     assert await cluster.summary(hour) == tally(1, 1, 0)
+
+
+async def test_repeats_are_told_over_many_batches(cluster: Cluster) -> None:
+    """Of more events for one worker than a batch holds, wherever in them the repeats stand."""
+    at = FIRST + ONE * HOUR
+    new = [line(at, n % 7000, "click" if n % 3 else "impression", id=user(f"id-{n}")) for n in range(30_000)]
+    rng = random.Random(0)
+    mixed = [*new, *rng.choices(new, k=LINES_MAX - len(new))]
+    rng.shuffle(mixed)
+    clicks = sum(one["event"] == "click" for one in new)
+
+    first = await send(cluster, ndjson(mixed))
+    more = [
+        *new[:20_000],
+        *(line(at, n, id=user(f"more-{n}")) for n in range(5000)),
+        *(line(at, 1) for _ in range(5000)),
+    ]
+    again = await send(cluster, ndjson(more), coding="gzip", api="1")
+
+    assert (first.json["accepted"], first.json["repeated"], first.json["errors"]) == (LINES_MAX, LINES_MAX - 30_000, [])
+    assert (again.json["accepted"], again.json["repeated"], again.json["errors"]) == (30_000, 20_000, [])
+    await shown(cluster, at, tally(7000, clicks + 10_000, 30_000 - clicks))
+
+
+async def test_a_request_may_have_events_of_many_slices(cluster: Cluster) -> None:
+    """More than an envelope to a worker holds, all new, and in no order."""
+    lines = [line(FIRST + (MANY + n % 300) * HOUR, n % 11) for n in range(6000)]
+    random.Random(0).shuffle(lines)
+
+    answer = await send(cluster, ndjson(lines))
+
+    assert (answer.status, answer.json["accepted"], answer.json["errors"]) == (202, 6000, [])
+    for at in range(300):
+        here = FIRST + (MANY + at) * HOUR
+        users = {one["user"] for one in lines if one["timestamp"] == here}
+        assert await cluster.summary(here) == tally(len(users), 20, 0)
 
 
 # --- workers that are away
