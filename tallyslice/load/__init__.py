@@ -12,8 +12,12 @@
     answers.py     what an answer means for each event
     traffic.py     events and questions for a cluster, and the model of what it acknowledged
     order.py       what to send: kinds, rate, seconds, seed
+    generator.py   traffic on a driver
+    reconcile.py   what was acknowledged against what is counted
+    verdict.py     the check at the end, node by node
+    board.py       what is known while it runs; table.py: how it looks
     run.py         ask what is counted, send, show, ask again, compare
     command.py     ``tallyslice load``
 
-The first seven know nothing of Tallyslice: they load any HTTP server.
+From connection.py to drive.py they know nothing of Tallyslice but one header: they load any HTTP server.
 """

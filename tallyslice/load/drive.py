@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 
-from tallyslice.load.connection import Reply, Target
+from tallyslice.load.connection import LOST, Reply, Target
 from tallyslice.load.driver import TRY_SECONDS, Driver
 from tallyslice.load.latency import Latency
 from tallyslice.load.pace import Pace
@@ -87,7 +87,7 @@ class Fixed:
 
     def leave(self, item: bytes, *, under_way: bool) -> None:  # noqa: ARG002 - likewise
         """No answer is no answer."""
-        self._measured.statuses[0] += 1
+        self._measured.statuses[LOST] += 1
 
 
 async def drive(

@@ -74,7 +74,13 @@ def make(node: str) -> Callable[..., Generator]:
     """A generator of twenty events within a tenth of a second, unless told otherwise."""
 
     def generator(*, give_up_seconds: float = 60.0, **settings: Any) -> Generator:
-        wanted: dict[str, Any] = {"nodes": (node,), "rate": 200, "seconds": 0.1, "seed": 4} | settings
+        wanted: dict[str, Any] = {
+            "nodes": (node,),
+            "rate": 200,
+            "seconds": 0.1,
+            "seed": 4,
+            "connections": 20,
+        } | settings
         return Generator(Order(**wanted), tag="t", clock=CLOCK, now=lambda: NOW, give_up_seconds=give_up_seconds)
 
     return generator
