@@ -117,7 +117,7 @@ async def test_a_bad_line_does_not_spoil_its_neighbours(tmp_path: Path) -> None:
         ("{", None),
         ("[1]", None),
         (line(1, event="purchase"), "event"),
-        (line(1, event=7), "event"),
+        (line(1) | {"event": 7}, "event"),
         ({"timestamp": FIRST, "user": user(1)}, "event"),
         ({"timestamp": FIRST, "event": "click"}, "user"),
         ({"user": user(1), "event": "click"}, "timestamp"),

@@ -695,8 +695,9 @@ def test_events_without_ids_leave_room_for_those_of_others() -> None:
     put(sender, id_key=ID)
 
     sender.extend(SliceId(7), ROUTE, KEY_ID, many(2))
+    sender.extend(SliceId(7), ROUTE, KEY_ID, many(1, ids=ID))
 
-    assert decode_batch(taken(sender).batches[0].raw).ids == ID + NO_ID + NO_ID
+    assert decode_batch(taken(sender).batches[0].raw).ids == ID + NO_ID + NO_ID + ID
 
 
 def test_more_than_a_batch_holds_goes_into_several() -> None:
