@@ -43,15 +43,11 @@ PROCESSES = 2
 TTL = 0.2
 
 
-def prepared(folder: Path, *, workers: int = 1) -> Cluster:
-    cluster = Cluster(folder, workers=workers, start=False, cache_ttl_seconds=TTL, event_types=list(TYPES))
-    cluster.api["0"].options = ("--processes", str(PROCESSES))
-    return cluster
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
-    async with prepared(tmp_path_factory.mktemp("processes")) as cluster:
+    folder = tmp_path_factory.mktemp("processes")
+    async with Cluster(folder, workers=2, start=False, cache_ttl_seconds=TTL, event_types=list(TYPES)) as cluster:
+        cluster.api["0"].options = ("--processes", str(PROCESSES))
         await cluster.mend()
         yield cluster
 
@@ -230,13 +226,17 @@ async def test_a_process_that_does_not_answer_is_seen(cluster: Cluster) -> None:
 async def test_a_node_is_not_started_twice(cluster: Cluster) -> None:
     """A second start finds the port in use, with several processes or with one, and does no harm to the first."""
     node = cluster.api["0"]
-    for options in ((), node.options):
-        second = Node(
-            kind="api", id="0", port=node.port, file=node.file, data=cluster.folder / "second",
-            log=cluster.folder / "second.log", options=options,
-        )  # fmt: skip
+    again = [
+        Node(
+            kind="api", id="0", port=node.port, file=node.file, data=cluster.folder / f"again-{number}",
+            log=cluster.folder / f"again-{number}.log", options=options,
+        )
+        for number, options in enumerate([(), node.options])
+    ]  # fmt: skip
+    for second in again:
         second.launch()
 
+    for second in again:
         assert await second.exited(seconds=30) == 69
         assert "the port is in use" in second.log_text()
     assert (await ask_at_door(cluster, 0, "/readyz"))[0] == 200
@@ -327,6 +327,29 @@ async def test_a_restart_that_would_fail_leaves_the_node_as_it_is(cluster: Clust
     assert await all_serve(cluster) == before
 
 
+async def test_what_a_replaced_process_left_in_its_spool_is_delivered(cluster: Cluster, hour: int) -> None:
+    """It leaves after the new one has looked for spools; that looks again."""
+    node, worker = cluster.api["0"], cluster.worker["1"]
+    before = await all_serve(cluster)
+    posts = list(itertools.islice(posts_with_ids(hour), 60))
+    assert await pour(posts[:20], cluster.ports) == {202: 20}
+    worker.kill()
+    assert await pour(posts[20:], cluster.ports, connections=40) == {202: 40}
+    spooled = await cluster.metric(node, "tallyslice_spool_events")
+    assert node.process is not None
+    node.process.send_signal(signal.SIGHUP)
+    await all_serve(cluster, but=frozenset(before.values()))
+    await cluster.start(worker)
+
+    assert spooled > 0
+    await assert_counted(cluster, hour, posts)
+
+    async def delivered() -> None:
+        assert await cluster.metric(node, "tallyslice_spool_events") == 0
+
+    await eventually(delivered)
+
+
 # --- the node ends
 
 
@@ -378,28 +401,3 @@ async def test_a_process_that_a_person_must_look_at_ends_the_node(cluster: Clust
 
     assert code == 78
     assert "this secret has id" in node.log_text()
-
-
-async def test_what_a_replaced_process_left_in_its_spool_is_delivered(tmp_path: Path) -> None:
-    """It leaves after the new one has looked for spools; that looks again."""
-    async with prepared(tmp_path, workers=2) as cluster:
-        await cluster.mend()
-        node, worker = cluster.api["0"], cluster.worker["1"]
-        before = await all_serve(cluster)
-        posts = list(itertools.islice(posts_with_ids(FIRST), 60))
-        assert await pour(posts[:20], cluster.ports) == {202: 20}
-        worker.kill()
-        assert await pour(posts[20:], cluster.ports, connections=40) == {202: 40}
-        spooled = await cluster.metric(node, "tallyslice_spool_events")
-        assert node.process is not None
-        node.process.send_signal(signal.SIGHUP)
-        await all_serve(cluster, but=frozenset(before.values()))
-        await cluster.start(worker)
-
-        assert spooled > 0
-        await assert_counted(cluster, FIRST, posts)
-
-        async def delivered() -> None:
-            assert await cluster.metric(node, "tallyslice_spool_events") == 0
-
-        await eventually(delivered)
