@@ -93,6 +93,54 @@ def test_a_bound_of_none_remembers_nothing():
     assert len(recent) == 0
 
 
+def crowd(*numbers):
+    """More users than anybody remembers."""
+    return keys(*map(str, numbers))
+
+
+def committed(recent, store, some):
+    unknown = recent.unknown(store, some)
+    recent.learn(store, unknown)
+    return unknown
+
+
+def test_nothing_is_remembered_while_it_is_not_worth_it():
+    """No user comes again before a half is full: whoever comes in the meantime is not even looked up."""
+    recent = RecentKeys(keys_max=8)
+    for at in range(5):
+        committed(recent, ONE, crowd(at))
+
+    assert len(recent) == 0
+    some = crowd("a", "b")
+    assert recent.unknown(ONE, some) is some
+    recent.learn(ONE, some)
+    assert len(recent) == 0
+
+
+def test_after_a_while_it_is_tried_again():
+    """Eight times as many keys as a half has."""
+    recent = RecentKeys(keys_max=8)
+    for at in range(5):
+        committed(recent, ONE, crowd(at))
+    for at in range(8):
+        committed(recent, ONE, crowd(*range(4 * at, 4 * at + 4)))
+
+    assert committed(recent, ONE, crowd("a", "b")) == crowd("a", "b")
+    assert committed(recent, ONE, crowd("a", "b")) == set()
+
+
+def test_a_few_that_come_again_are_worth_it():
+    """One in eight."""
+    recent = RecentKeys(keys_max=16)
+    for at in range(8):
+        committed(recent, ONE, crowd(at))
+    committed(recent, ONE, crowd(0, 1))
+
+    committed(recent, ONE, crowd("a"))
+
+    assert len(recent) == 9
+
+
 Step = tuple[str, str, set[bytes]]
 
 _sets = st.sets(st.sampled_from("abcdefgh"), max_size=4).map(lambda words: keys(*words))
