@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import os
 import signal
 import sys
@@ -24,7 +23,7 @@ from bench.groups import alone, feeding, growth, questions, rates
 from bench.groups.unit import Scale, Unit
 from bench.journal import Entry, Journal, Results
 from bench.report import report, summary
-from bench.servers import ROOT, data_folder
+from bench.servers import ROOT, PeerFailed, claim_data_folder, data_folder
 
 GROUPS: dict[str, Callable[[Scale], list[Unit]]] = {
     "idle": alone.idle,
@@ -102,17 +101,21 @@ def main() -> int:
     os.chdir(ROOT)
     data = data_folder()
     journal_file = _quick(data / "run.jsonl", quick=arguments.quick)
-    if arguments.fresh:
-        journal_file.unlink(missing_ok=True)
-    journal = Journal(journal_file)
     failed = 0
     if not arguments.report:
         scale = Scale(quick=arguments.quick, at=int(time.time()))
         try:
-            failed = uvloop.run(run(names, scale, journal))
+            with claim_data_folder():
+                if arguments.fresh:
+                    journal_file.unlink(missing_ok=True)
+                failed = uvloop.run(run(names, scale, Journal(journal_file)))
+        except PeerFailed as error:
+            print(error, file=sys.stderr)
+            return EXIT_FAILED
         except (asyncio.CancelledError, KeyboardInterrupt):
             print("\nbroken off; the same command goes on", file=sys.stderr)
             return 128 + signal.SIGINT
+    journal = Journal(journal_file)
     RESULTS.mkdir(exist_ok=True)
     whole = all(
         journal.has(unit.group, unit.name, round_)
@@ -121,15 +124,17 @@ def main() -> int:
         for round_ in range(unit.rounds)
     )
     page = _quick(RESULTS / f"{datetime.now(tz=UTC):%Y-%m-%d}.md", quick=arguments.quick)
+    part = page.with_stem(f"{page.stem}-part")
+    for old in RESULTS.glob(f"{part.stem}*"):
+        old.unlink()
+    # A part never takes the place of a whole run of the same day.
+    page = page if whole else part
     results = Results(journal.entries)
     text, table = report(results, journal.entries, page, data=data, quick=arguments.quick)
     page.write_text(text)
-    kept = page.with_suffix(".jsonl")
-    kept.write_bytes(journal_file.read_bytes() if journal_file.exists() else b"")
     if whole:
         # The next run is a new one.
-        with contextlib.suppress(FileNotFoundError):
-            journal_file.unlink()
+        journal_file.rename(page.with_suffix(".jsonl"))
     print(f"\n{table}\n{page.relative_to(ROOT)}{'' if whole else ': not all groups are measured yet'}")
     return EXIT_FAILED if failed else 0
 

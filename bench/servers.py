@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 import socket
@@ -13,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from bench.client import HOST, ClientError, ask
 from tallyslice.processes import Ended, Node, Processes
@@ -93,7 +95,7 @@ class Place:
 @asynccontextmanager
 async def place(name: str) -> AsyncIterator[Place]:
     """A place for one peer; nothing is left of it afterwards."""
-    data = data_folder()
+    data = _places()
     # Readable by others: PostgreSQL refuses to run as root and gets a user of its own.
     with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=data, ignore_cleanup_errors=True) as folder:
         os.chmod(folder, 0o755)  # noqa: PTH101, S103 - blocks for no time; only this folder
@@ -105,6 +107,28 @@ def data_folder() -> Path:
     """The folder that all peers keep their files in: on the disk of this tree, unless BENCH_DATA names another."""
     folder = Path(os.environ.get("BENCH_DATA") or ROOT / "bench" / "data").resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def claim_data_folder() -> IO[bytes]:
+    """Let nobody else measure there until the file is closed, and remove what a run that was killed has left.
+
+    Raises:
+        PeerFailed: somebody does already. Two runs at once would measure each other.
+    """
+    file = (data_folder() / "lock").open("wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise PeerFailed("another run of the benchmark is under way") from None
+    shutil.rmtree(_places(), ignore_errors=True)
+    return file
+
+
+def _places() -> Path:
+    folder = data_folder() / "places"
+    folder.mkdir(exist_ok=True)
     return folder
 
 
