@@ -109,7 +109,8 @@ class Processes:
         Raises:
             ConfigRefused: the cluster file cannot be used, or the secret, or the token.
             PortInUse: somebody else listens there, this node included.
-            InputOutputFailed: listening failed for another reason, or the data folder cannot be used.
+            InputOutputFailed: listening failed for another reason, the data folder cannot be used, or the system has no
+                room for another process.
         """
         config = load_node_config(self._arguments)
         load_secret(config)
@@ -206,14 +207,21 @@ class Processes:
             folder=self._folder,
             replaces=replaces,
         )
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "api_node", self._arguments.node, str(self._arguments.cluster_file),
-                "--data", str(self._arguments.data), "--share", msgspec.json.encode(share).decode(),
-                stdin=subprocess.DEVNULL,
-                pass_fds=(*listeners, theirs.fileno()),
-                start_new_session=True,  # Ctrl-C reaches the parent alone, which decides who leaves how
-            )  # fmt: skip
+        command = [
+            sys.executable, "-m", "api_node", self._arguments.node, str(self._arguments.cluster_file),
+            "--data", str(self._arguments.data), "--share", msgspec.json.encode(share).decode(),
+        ]  # fmt: skip
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(*listeners, theirs.fileno()),
+                    start_new_session=True,  # Ctrl-C reaches the parent alone, which decides who leaves how
+                )
+        except OSError as error:
+            ours.close()
+            raise InputOutputFailed(f"a process cannot be started (errno {error.errno})") from error
         reader, writer = await asyncio.open_connection(sock=ours)
         child = _Child(
             number=number,
