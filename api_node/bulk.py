@@ -19,7 +19,7 @@ import msgspec
 
 from api_node.columns import Sorter
 from api_node.sender import Closed, Done, Events, Spooled
-from common.errors import NotTaken, OutcomeUnknown, RequestError, SliceClosed
+from common.errors import Malformed, NotTaken, OutcomeUnknown, RequestError, SliceClosed
 from common.events import TIMESTAMP
 from common.problems import problem_type
 from common.wire import NO_ID
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 WORKER, SPOOL = "worker", "spool"
 """Whose disk an event is on when it is answered with success."""
 
-SETTLE_TRIES = 2  # a route that was settled just now is known, unless a hundred thousand others pushed it out
+# For the routes of all slices of a request together: what it has already put into batches is on its way.
+SETTLE_SECONDS = 3.0
+_SETTLE_TRIES = 2  # a route that was settled just now is known, unless a hundred thousand others pushed it out
 
 
 class LineError(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +85,9 @@ class BulkRequest:
         durability: whose disks the events are on that were taken: ``worker``, or ``spool`` if some are only there.
     """
 
-    def __init__(self, *, places: Places, workers: WorkerPool, types: EventTypes) -> None:
+    def __init__(
+        self, *, places: Places, workers: WorkerPool, types: EventTypes, settle_seconds: float = SETTLE_SECONDS
+    ) -> None:
         self.outcomes = Counter[str]()
         self.failures: dict[int, RequestError] = {}
         self.durability = WORKER
@@ -91,6 +95,9 @@ class BulkRequest:
         self._workers = workers
         self._sorter = Sorter(places=places, types=types, fail=self._fail)
         self._placed: list[tuple[Column, list[Placed[Waiter]]]] = []
+        self._refused: dict[SliceId, RequestError] = {}  # slices whose route could not be settled
+        self._settle_seconds = settle_seconds
+        self._settle_until: float | None = None
         self._unretriable: set[int] = set()  # may be counted, and have no id that would tell
         self._lines = 0
 
@@ -101,7 +108,7 @@ class BulkRequest:
             NotTaken: the node has not met its cluster yet.
         """
         unsettled = self._sorter.sort(piece, self._lines)
-        for _ in range(SETTLE_TRIES):
+        for _ in range(_SETTLE_TRIES):
             if not unsettled:
                 break
             indexes = await self._settle(unsettled)
@@ -147,21 +154,38 @@ class BulkRequest:
             errors=tuple(self._told(index) for index in sorted(self.failures)),
         )
 
+    def turn_away(self, piece: Piece, error: RequestError) -> None:
+        """Take none of the next lines."""
+        for line in piece.lines:
+            self._fail(self._lines, line if isinstance(line, Malformed) else error)
+            self._lines += 1
+
     async def _settle(self, unsettled: dict[SliceId, list[int]]) -> list[int]:
         """Settle the routes of slices; lines of those that cannot be fail.
 
         Returns:
             The lines of the others.
         """
-        results = await asyncio.gather(*map(self._places.settled, unsettled), return_exceptions=True)
-        settled: list[int] = []
-        for indexes, result in zip(unsettled.values(), results, strict=True):
-            if isinstance(result, RequestError):
-                self._fail_all(indexes, result)
-            elif isinstance(result, BaseException):
-                raise result
+        loop = asyncio.get_running_loop()
+        if self._settle_until is None:
+            self._settle_until = loop.time() + self._settle_seconds
+        asked = {at: loop.create_task(self._places.settled(at)) for at in unsettled if at not in self._refused}
+        if asked:
+            await asyncio.wait(asked.values(), timeout=max(0.0, self._settle_until - loop.time()))
+        for slice_id, task in asked.items():
+            if not task.done():
+                task.cancel()
+                self._refused[slice_id] = NotTaken(f"the route of slice {slice_id} could not be settled in time")
+            elif isinstance(error := task.exception(), RequestError):
+                self._refused[slice_id] = error
             else:
+                task.result()
+        settled: list[int] = []
+        for slice_id, indexes in unsettled.items():
+            if (refusal := self._refused.get(slice_id)) is None:
                 settled += indexes
+            else:
+                self._fail_all(indexes, refusal)
         return sorted(settled)
 
     def _put(self, column: Column) -> None:

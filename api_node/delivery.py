@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from api_node.drain import Drain
@@ -55,6 +56,8 @@ SPILL_PAUSE_SECONDS = 0.05  # while a worker is away: fewer, larger records, and
 
 # For a receipt: longer than a worker's restart, shorter than the time-outs of common proxies.
 RECEIPT_SECONDS = 10.0
+# Of that time others may join who wait for the same receipt: who comes last has two thirds of it left.
+JOINING_SHARE = 1 / 3
 
 Fate: TypeAlias = "Done[Any] | Closed[Any] | TurnedAway[Any] | Spooled[Any] | None"
 """What became of a batch; None when its deadline passed, or the node stopped, before that was known."""
@@ -79,6 +82,21 @@ class Waiter(asyncio.Future[Fate]):
 
     So nobody who waits can cancel it, which saves each event a shield and a deadline of its own.
     """
+
+    def __init__(self, *, seconds: float) -> None:
+        super().__init__()
+        self.is_over = False  # who joins now would wait in vain, or hardly at all
+        joining = JOINING_SHARE * seconds
+        self._timer = self.get_loop().call_later(joining, self._close, seconds - joining)
+        self.add_done_callback(lambda _: self._timer.cancel())
+
+    def _close(self, left: float) -> None:
+        self.is_over = True
+        self._timer = self.get_loop().call_later(left, self._expire)
+
+    def _expire(self) -> None:
+        if not self.done():
+            self.set_result(None)
 
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002 - asyncio's signature
         """Refuse: whoever is cancelled while waiting goes on to wait, at most until the deadline, and ends then."""
@@ -256,23 +274,16 @@ class Delivery:
         if self._senders and not self._senders[-1].retired and self._process == _processes.number:
             return self._senders[-1]
         self._process = _processes.number
-        sender = Sender(stream=os.urandom(STREAM_BYTES), new_waiter=self._new_waiter, is_over=Waiter.done)
+        sender = Sender(stream=os.urandom(STREAM_BYTES), new_waiter=self._new_waiter, is_over=attrgetter("is_over"))
         self._senders.append(sender)
         self._wakes[sender.stream] = asyncio.Event()
         self._tasks.start(f"deliver-{self._worker}", self._deliver(sender))
         return sender
 
     def _new_waiter(self) -> Waiter:
-        loop = asyncio.get_running_loop()
-        waiter = Waiter(loop=loop)
+        waiter = Waiter(seconds=self._receipt_seconds)
         self._waiters.add(waiter)
-        deadline = loop.call_later(self._receipt_seconds, _expire, waiter)
-
-        def settled(_: object) -> None:
-            deadline.cancel()
-            self._waiters.discard(waiter)
-
-        waiter.add_done_callback(settled)
+        waiter.add_done_callback(self._waiters.discard)
         return waiter
 
     async def _deliver(self, sender: Sender[Waiter]) -> None:
@@ -417,11 +428,6 @@ class Delivery:
     def _wake_all(self) -> None:
         for wake in self._wakes.values():
             wake.set()
-
-
-def _expire(waiter: Waiter) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
 
 
 def jittered(seconds: float) -> float:

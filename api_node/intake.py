@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from common.lines import Piece
 
 
+_STOPPING = "this node is about to stop"
+
+
 class Intake:
     """Takes events."""
 
@@ -64,7 +67,7 @@ class Intake:
         types = self._config().event_types
         event = parse_event(fields, types)
         if self.draining:
-            raise NotTaken("this node is about to stop")
+            raise NotTaken(_STOPPING)
         slice_id = self._places.slice_at(event.timestamp)
         place = self._places.known(slice_id) or await self._places.settled(slice_id)
         place.require_type(event.type, types)
@@ -92,10 +95,13 @@ class Intake:
         """
         started = time.perf_counter()
         if self.draining:
-            raise NotTaken("this node is about to stop")
+            raise NotTaken(_STOPPING)
         request = BulkRequest(places=self._places, workers=self._workers, types=self._config().event_types)
         for piece in pieces:
-            await request.take(piece)
+            if self._is_draining():
+                request.turn_away(piece, NotTaken(_STOPPING))
+            else:
+                await request.take(piece)
             # What is behind this piece may be many; others want the loop too.
             await asyncio.sleep(0)
         report = await request.finish()
@@ -103,3 +109,7 @@ class Intake:
             self._metrics.events_of(outcome).inc(events)
         self._metrics.event_seconds.observe(time.perf_counter() - started)
         return report, request
+
+    def _is_draining(self) -> bool:
+        # By a call: who reads the attribute twice is told by the type checker that it cannot have changed.
+        return self.draining

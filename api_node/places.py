@@ -6,7 +6,7 @@ Making one takes a claim at the registry, at worst; finding it again costs an ev
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cachetools import LRUCache
 
@@ -67,6 +67,14 @@ class Place:
         self._types.add(event_type)
 
 
+class _Window(NamedTuple):
+    """Which instants are taken right now: from the later one of the first two to the last one."""
+
+    past: Micros
+    closed: Micros
+    future: Micros
+
+
 class Places:
     """The places that events came to of late."""
 
@@ -105,16 +113,8 @@ class Places:
         Raises:
             NotTaken: the node has not met its cluster yet.
         """
-        config, now = self._config(), self._now()
-        first = EARLIEST
-        if config.max_past_seconds is not None:
-            first = Micros(int(now - config.max_past_seconds * SECOND))
-        if config.close_after_seconds is not None:
-            # A slice is closed from its end and that on: this is the oldest one that is not.
-            clock = self.clock
-            oldest = clock.slice_at(Micros(int(now - config.close_after_seconds * SECOND)))
-            first = max(first, clock.start(oldest))
-        return first, Micros(int(now + config.max_future_seconds * SECOND))
+        window = self._window()
+        return max(window.past, window.closed), window.future
 
     def slice_at(self, timestamp: Micros) -> SliceId:
         """The slice of an event.
@@ -125,10 +125,27 @@ class Places:
             SliceClosed: it is too late for its slice.
         """
         slice_id = self.clock.slice_at(timestamp)
-        first, last = self.open_span()
-        if not first <= timestamp <= last:
-            raise self._outside(timestamp, slice_id)
+        window = self._window()
+        if timestamp > window.future:
+            far = f"is more than {self._config().max_future_seconds:g} s in the future"
+            raise OutsideWindow(far, field=TIMESTAMP)
+        if timestamp < window.past:
+            raise OutsideWindow(f"is more than {self._config().max_past_seconds:g} s in the past", field=TIMESTAMP)
+        if timestamp < window.closed:
+            late = f"later than {self._config().close_after_seconds:g} s after its end"
+            raise SliceClosed(f"slice {slice_id} is closed: it takes no events {late}", field=TIMESTAMP)
         return slice_id
+
+    def _window(self) -> _Window:
+        config, now = self._config(), self._now()
+        past = closed = EARLIEST
+        if config.max_past_seconds is not None:
+            past = Micros(int(now - config.max_past_seconds * SECOND))
+        if config.close_after_seconds is not None:
+            # A slice is closed from its end and that on: this is the oldest one that is not.
+            clock = self.clock
+            closed = clock.start(clock.slice_at(Micros(int(now - config.close_after_seconds * SECOND))))
+        return _Window(past, closed, Micros(int(now + config.max_future_seconds * SECOND)))
 
     def known(self, slice_id: SliceId) -> Place | None:
         """The place of a slice whose route this node knows."""
@@ -155,14 +172,3 @@ class Places:
         place = Place(slice_id, route, self._anonymiser.slice_keys(slice_id))
         self._places[slice_id] = self._latest = place
         return place
-
-    def _outside(self, timestamp: Micros, slice_id: SliceId) -> OutsideWindow | SliceClosed:
-        config, ahead = self._config(), timestamp - self._now()
-        if ahead > config.max_future_seconds * SECOND:
-            message = f"is more than {config.max_future_seconds:g} s in the future"
-            return OutsideWindow(message, field=TIMESTAMP)
-        if config.max_past_seconds is not None and -ahead > config.max_past_seconds * SECOND:
-            message = f"is more than {config.max_past_seconds:g} s in the past"
-            return OutsideWindow(message, field=TIMESTAMP)
-        late = f"later than {config.close_after_seconds:g} s after its end"
-        return SliceClosed(f"slice {slice_id} is closed: it takes no events {late}", field=TIMESTAMP)

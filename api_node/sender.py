@@ -131,10 +131,6 @@ class OpenBatch(Generic[W]):
             self.ids += NO_ID * (stop - start)
         return stop - start
 
-    def has_names_for(self, names: tuple[str, ...]) -> bool:
-        """Whether all these event types can be named here."""
-        return len(self.names) + len(names) <= NAMES_MAX or len(self._index.keys() | names) <= NAMES_MAX
-
     def _translation(self, names: tuple[str, ...]) -> bytes:
         """From an index into those names to an index into these."""
         for name in names:
@@ -143,18 +139,11 @@ class OpenBatch(Generic[W]):
                 self.names.append(name)
         return bytes(self._index[name] for name in names).ljust(NAMES_MAX, b"\0")
 
-    def is_full_for(self, event_type: str) -> bool:
-        """Whether one more event of the type would be too much."""
-        events = len(self.kinds)
-        return (
-            events >= BATCH_EVENTS_MAX
-            or (events + 1) * _BYTES_PER_EVENT > BATCH_BYTES_MAX - _HEAD_BYTES
-            or (len(self.names) >= NAMES_MAX and event_type not in self._index)
+    def has_room_for(self, names: tuple[str, ...]) -> bool:
+        """Whether an event more fits in, of any of these types; so many also fit into BATCH_BYTES_MAX."""
+        return len(self.kinds) < BATCH_EVENTS_MAX and (
+            len(self.names) + len(names) <= NAMES_MAX or len(self._index.keys() | names) <= NAMES_MAX
         )
-
-
-# Room for what a batch holds beside its columns: 256 names of 64 bytes, and a route of a thousand workers.
-_HEAD_BYTES = 96 << 10
 
 
 class Events(NamedTuple):
@@ -318,11 +307,8 @@ class Sender(Generic[W]):
         """
         queue = self._admit(slice_id)
         batch = queue.open
-        if batch is not None and (batch.is_full_for(event_type) or self._is_over(batch.waiter)):
-            self._close(queue)
-            batch = None
-        if batch is None:
-            batch = queue.open = OpenBatch(slice_id, route, key_id, self._new_waiter())
+        if batch is None or not batch.has_room_for((event_type,)) or self._is_over(batch.waiter):
+            batch = self._begin(queue, slice_id, route, key_id)
         position = batch.add(event_type, user_key, id_key)
         self.events_queued += 1
         self.bytes_queued += _BYTES_PER_EVENT
@@ -343,15 +329,8 @@ class Sender(Generic[W]):
         start = 0
         while start < len(events.kinds):
             batch = queue.open
-            if batch is not None and (
-                len(batch.kinds) >= BATCH_EVENTS_MAX
-                or not batch.has_names_for(events.names)
-                or self._is_over(batch.waiter)
-            ):
-                self._close(queue)
-                batch = None
-            if batch is None:
-                batch = queue.open = OpenBatch(slice_id, route, key_id, self._new_waiter())
+            if batch is None or not batch.has_room_for(events.names) or self._is_over(batch.waiter):
+                batch = self._begin(queue, slice_id, route, key_id)
             position = len(batch.kinds)
             count = batch.extend(events, start)
             placed.append(Placed(batch.waiter, position, count))
@@ -505,6 +484,13 @@ class Sender(Generic[W]):
         for queue in self._queues.values():
             if queue.parked is not None:
                 queue.parked.retry_at = float("-inf")
+
+    def _begin(self, queue: _Queue[W], slice_id: SliceId, route: Route, key_id: bytes) -> OpenBatch[W]:
+        """A new open batch, in place of one that takes no more."""
+        if queue.open is not None:
+            self._close(queue)
+        queue.open = OpenBatch(slice_id, route, key_id, self._new_waiter())
+        return queue.open
 
     def _admit(self, slice_id: SliceId) -> _Queue[W]:
         """The queue of a slice that takes events; the caller puts one in, or nothing would ever remove an empty one."""

@@ -65,6 +65,9 @@ class _Answer:
             f"Date: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n{connection}\r\n"
         ).encode("ascii")
         transport.write(head if request.method == "HEAD" else head + self._body)
+        # Until the client has taken it, as the library's own answers wait: else whoever sends requests and never reads
+        # would have all their answers made.
+        await request.writer.drain()
 
     async def write_eof(self) -> None:
         """It is written already."""

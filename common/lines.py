@@ -14,13 +14,14 @@
 
 All other names are properties; null is as good as left out. A name given twice in one JSON object counts as its last
 one, as most readers of JSON have it (RFC 8259, section 4); a field given under two of its names is an error. What is
-said of a line never depends on the lines beside it, whichever way they are read.
+said of a line does not depend on the lines beside it, as long as each of them holds one object.
 """
 
 from __future__ import annotations
 
 import json
 from functools import cache, partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
     from common.events import Field
 
 LINES_MAX = 65_536  # in one request: half a sender's queue, some tens of milliseconds of hashing
-PIECE_BYTES_MAX = 256 << 10  # some two thousand lines: a few milliseconds in which the loop does nothing else
-_PIECE_ELEMENTS = 2048  # likewise, of an array
+PIECE_BYTES_MAX = 256 << 10  # that are decoded in one go: a millisecond or two
+_PIECE_LINES = 2048  # that are sorted in one go, or looked at one by one: some milliseconds, at worst tens of them
 # What an array may hold before it is taken apart: whoever sends 16 MiB of {},{},{} would else get a gigabyte of us.
 _BRACES = 4 * LINES_MAX
 _COMMAS = 16 * LINES_MAX  # only of one that cannot be read as a whole
@@ -159,7 +160,7 @@ def _digits_of(digits: Callable[[], list[_Digits]], part: slice) -> list[_Digits
 
 def _parts(count: int) -> Iterator[slice]:
     """What of an array is a piece."""
-    return (slice(at, at + _PIECE_ELEMENTS) for at in range(0, count, _PIECE_ELEMENTS))
+    return (slice(at, at + _PIECE_LINES) for at in range(0, count, _PIECE_LINES))
 
 
 def _elements(text: bytes) -> Sequence[msgspec.Raw | bytes]:
@@ -178,7 +179,7 @@ def _elements(text: bytes) -> Sequence[msgspec.Raw | bytes]:
         # The decoder of the standard library takes halves of characters ("\\ud83d"), which come from clients that cut
         # text without looking; what they are part of is refused by itself, or is not looked at.
         try:
-            elements = list(_scan(text.decode()))
+            elements = list(islice(_scan(text.decode()), LINES_MAX + 1))
         except (ValueError, IndexError, RecursionError):
             # From None: the error that was caught may quote the input.
             raise Malformed("the body is not JSON: one event, or an array of events, is expected") from None
@@ -214,7 +215,7 @@ def _ndjson_pieces(body: bytes) -> Iterator[Piece]:
         if stop - start > PIECE_BYTES_MAX:
             stop = body.rfind(b"\n", start, start + PIECE_BYTES_MAX) + 1
         if stop:
-            yield _read_piece(body[start:stop])
+            yield from _read_pieces(body[start:stop])
         else:
             # A longer line, by itself: the decoder of lines would read as many objects as there are on it.
             stop = body.find(b"\n", start) + 1 or len(body)
@@ -253,7 +254,7 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _read_piece(text: bytes) -> Piece:
+def _read_pieces(text: bytes) -> Iterator[Piece]:
     try:
         lines = _line.decode_lines(text)
     except _UNREADABLE:
@@ -261,8 +262,13 @@ def _read_piece(text: bytes) -> Piece:
     else:
         # The decoder does not mind where a line ends. Where that shows, look closer; so at blank lines.
         if text.count(b"\n") + (not text.endswith(b"\n")) == len(lines):
-            return Piece(lines, lambda: _digits.decode_lines(text))
-    return Piece([_read_one(line) for line in text.split(b"\n") if line.strip()])
+            digits = cache(lambda: _digits.decode_lines(text))
+            for part in _parts(len(lines)):
+                yield Piece(lines[part], partial(_digits_of, digits, part))
+            return
+    given = [line for line in text.split(b"\n") if line.strip()]
+    for part in _parts(len(given)):
+        yield Piece([_read_one(line) for line in given[part]])
 
 
 def _read_one(text: bytes) -> Line | Malformed:

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from common.bodies import Bodies, read_body
 from common.edge import Edge
+from common.hot import HOT, HotRoutes, quick_answer
 from common.listener import (
     CONNECTIONS_MAX,
     DESCRIPTORS_WANTED,
@@ -118,16 +119,32 @@ async def big(_: web.Request) -> web.StreamResponse:
     return web.Response(body=bytes(BIG))
 
 
+async def quick(_: web.Request) -> web.StreamResponse:
+    return quick_answer(200, body=bytes(BIG))
+
+
+async def short(request: web.Request) -> web.StreamResponse:
+    return quick_answer(200, body=(await read_body(request)) or b"nothing")
+
+
+WAYS = pytest.mark.parametrize("path", [b"/big", b"/quick"], ids=["application", "hot"])
+
+
 @asynccontextmanager
 async def served(
     limits: Limits = PLENTY, *, handler: Callable[[web.Request], Awaitable[web.StreamResponse]] = echo
 ) -> AsyncIterator[Place]:
     written, metrics = io.StringIO(), Metrics()
-    app = web.Application(
-        middlewares=[Edge(metrics=metrics, log=new_log("api-0", stream=written)).middleware], client_max_size=BODY_MAX
-    )
+    edge = Edge(metrics=metrics, log=new_log("api-0", stream=written))
+    app = web.Application(middlewares=[edge.middleware], client_max_size=BODY_MAX)
     app.router.add_post("/echo", handler)
     app.router.add_get("/big", big)
+    app.router.add_get("/quick", quick)
+    app.router.add_route("*", "/short", short)
+    hot = app[HOT] = HotRoutes()
+    hot.add("GET", "/quick", edge.hot("GET", "/quick", quick))
+    for method in ("GET", "POST"):
+        hot.add(method, "/short", edge.hot(method, "/short", short))
     add_probes(app, health=Health(), metrics=metrics)
     runner = Runner(app, limits=limits)
     port = PORTS.take()
@@ -444,30 +461,33 @@ async def test_bodies_are_let_go_of_when_they_are_answered() -> None:
 # --- the answer
 
 
-async def test_an_answer_that_is_not_taken_ends_the_connection() -> None:
+@WAYS
+async def test_an_answer_that_is_not_taken_ends_the_connection(path: bytes) -> None:
     """A client that asks for much and reads nothing must not keep it in memory here."""
     async with served(Limits(answer_seconds=0.2)) as place:
         client = await place.connect()
-        client.send(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.send(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
         await eventually(lambda: said(place.ended("late_answer") == 1))
         await eventually(lambda: said(place.open == 0))
 
         assert len(await client.rest()) < BIG
 
 
-async def test_closing_does_not_wait_for_a_client_that_reads_nothing() -> None:
+@WAYS
+async def test_closing_does_not_wait_for_a_client_that_reads_nothing(path: bytes) -> None:
     async with served(Limits(answer_seconds=0.2)) as place:
         client = await place.connect()
-        client.send(b"GET /big HTTP/1.0\r\nHost: x\r\n\r\n")
+        client.send(b"GET " + path + b" HTTP/1.0\r\nHost: x\r\n\r\n")
         await eventually(lambda: said(place.open == 0))
 
         assert place.ended("late_answer") == 1
 
 
-async def test_a_slow_client_gets_all_of_its_answer() -> None:
+@WAYS
+async def test_a_slow_client_gets_all_of_its_answer(path: bytes) -> None:
     async with served(Limits(answer_seconds=5)) as place:
         client = await place.connect()
-        client.send(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.send(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
         await asyncio.sleep(0.2)
         status, body = await client.answer()
 
@@ -475,20 +495,64 @@ async def test_a_slow_client_gets_all_of_its_answer() -> None:
         assert place.ended("late_answer") == 0
 
 
-async def test_all_answers_together_have_a_bound() -> None:
+@WAYS
+async def test_all_answers_together_have_a_bound(path: bytes) -> None:
     """What is over it is 503, until somebody has taken theirs."""
     async with served(Limits(linger_seconds=0.1, answers_bytes_max=BIG)) as place:
         first, second = await place.connect(), await place.connect()
-        first.send(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+        first.send(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
         await asyncio.sleep(0.1)
-        second.send(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+        second.send(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
         refused = await second.answer()
         taken = await first.answer()
-        second.send(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+        second.send(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
 
         assert refused[0] == 503
         assert (taken[0], len(taken[1])) == (200, BIG)
         assert (await second.answer())[0] == 200
+
+
+@WAYS
+async def test_requests_behind_an_answer_that_nobody_takes_are_not_answered(path: bytes) -> None:
+    """Else one client that asks on and on, and never reads, would have all its answers made."""
+    made = 0
+
+    async def count(_: web.Request) -> web.StreamResponse:
+        nonlocal made
+        made += 1
+        return quick_answer(200, body=bytes(BIG)) if path == b"/quick" else web.Response(body=bytes(BIG))
+
+    async with served(handler=count) as place:
+        client = await place.connect()
+        client.send(*[b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"] * 20)
+        other = await place.connect()
+        for _ in range(20):  # each a turn of the same loop in which the next answer could have been made
+            other.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            await other.answer()
+
+        assert made == 1
+
+
+async def test_hot_routes_answer_as_others_do() -> None:
+    """With a body or none, to HEAD (through the application), to older clients, and to those who want to leave."""
+    async with served() as place:
+        client = await place.connect()
+        client.send(b"POST /short?x=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc")
+        posted_body = await client.answer()
+        client.send(b"POST /short HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        invited = await client.answer()
+        client.send(b"ab")
+        after = await client.answer()
+        head = await place.ask(b"HEAD /short HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        old = await place.ask(b"GET /short HTTP/1.0\r\n\r\n")
+        leaving = await place.ask(b"GET /short HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+
+        assert [posted_body, invited, after] == [(200, b"abc"), (100, b""), (200, b"ab")]
+        assert b"Content-Length: 7\r\n" in head
+        assert head.endswith(b"\r\n\r\n")
+        for answer in (old, leaving):
+            assert b"Connection: close\r\n" in answer
+            assert answer.endswith(b"\r\n\r\nnothing")
 
 
 async def said(what: bool) -> None:  # noqa: FBT001 - the claim is the point

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from api_node.delivery import Delivery, EmptyBatch, Waiter
+from api_node.delivery import RECEIPT_SECONDS, Delivery, EmptyBatch, Waiter
 from api_node.node_metrics import ApiMetrics
 from api_node.sender import Flight, Spooled
 from api_node.spool import SpooledBatch, SpoolKey
@@ -85,7 +85,12 @@ async def no_empty_batch(slice_id: SliceId, seq: int) -> Batch:
 
 @asynccontextmanager
 async def a_delivery(
-    folder: Path, wire: Wire, *, empty_batch: EmptyBatch = no_empty_batch, **settings: object
+    folder: Path,
+    wire: Wire,
+    *,
+    empty_batch: EmptyBatch = no_empty_batch,
+    receipt_seconds: float = RECEIPT_SECONDS,
+    **settings: object,
 ) -> AsyncIterator[tuple[Delivery, InterruptedRoom]]:
     """The streams to one worker, and their spool; none of their tasks has died when it is left."""
     log, config = new_log("api-0", stream=io.StringIO()), cluster_config(**settings)
@@ -102,6 +107,7 @@ async def a_delivery(
                 tasks=tasks,
                 metrics=ApiMetrics(),
                 log=log,
+                receipt_seconds=receipt_seconds,
             ),
             room,
         )
@@ -205,3 +211,33 @@ async def test_a_spooled_batch_that_is_refused_for_now_is_tried_again(tmp_path: 
 
     assert (waiting, counted) == (1, 0)
     assert wire.events == 1
+
+
+async def test_nobody_joins_a_batch_shortly_before_its_deadline(tmp_path: Path) -> None:
+    """Who came last would hardly have waited, and be told that nothing is known."""
+    never = asyncio.Event()
+
+    class Deaf(Wire):
+        async def send(self, stream: bytes, flight: Flight[Any], *, spooled: bool, seconds: float) -> Reply:
+            await never.wait()
+            raise AssertionError
+
+    async with a_delivery(tmp_path, Deaf(outcomes={}), receipt_seconds=0.3) as (delivery, _):
+
+        def put() -> Waiter:
+            return delivery.put(SliceId(0), (WORKER,), KEY_ID, "click", key("u"), None)[0]
+
+        under_way = put()
+        await asyncio.sleep(0)  # the delivery's turn: the first event is on its way
+        early, also_early = put(), put()
+        await eventually(lambda: over(early))
+        late = put()
+
+        assert also_early is early
+        assert late is not early
+        assert not early.cancel()
+        assert [await waiter for waiter in (under_way, early, late)] == [None, None, None]
+
+
+async def over(waiter: Waiter) -> None:
+    assert waiter.is_over
