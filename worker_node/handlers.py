@@ -23,7 +23,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
@@ -66,6 +66,7 @@ from common.wire import (
     encode,
 )
 from worker_node.receiver import NumberedBatch, address
+from worker_node.room import Load
 
 if TYPE_CHECKING:
     from common.config import ClusterConfig
@@ -156,16 +157,20 @@ class Handlers:
         return _packed(Reply(worker=self._membership.uuid, claims=self._totals.claims, receipts=tuple(receipts)))
 
     async def _receive(self, envelope: Envelope, batches: Sequence[Batch], body_bytes: int) -> list[Receipt]:
-        addressed = [
-            address(self._worker, envelope, batch, encoded)
-            for batch, encoded in zip(batches, envelope.batches, strict=True)
-        ]
-        items = [one for one in addressed if isinstance(one, NumberedBatch)]
-        taken = iter(await self._writer.receive(items, claims=envelope.claims, body_bytes=body_bytes))
-        return [
-            next(taken) if isinstance(one, NumberedBatch) else _refused(batch, one.outcome, one.detail)
-            for one, batch in zip(addressed, batches, strict=True)
-        ]
+        refused: dict[int, Receipt] = {}
+
+        def items() -> Iterator[NumberedBatch]:
+            for at, (batch, encoded) in enumerate(zip(batches, envelope.batches, strict=True)):
+                one = address(self._worker, envelope, batch, encoded)
+                if isinstance(one, NumberedBatch):
+                    yield one
+                else:
+                    refused[at] = _refused(batch, one.outcome, one.detail)
+
+        # The writer asks for them once it has room: split off, the keys take several times what they take in the body.
+        load = Load(sum(len(batch.kinds) for batch in batches), body_bytes)
+        taken = iter(await self._writer.receive(items(), load=load, claims=envelope.claims))
+        return [refused.get(at) or next(taken) for at in range(len(batches))]
 
     async def summaries(self, request: web.Request) -> web.StreamResponse:
         """Answer for many slices at once."""

@@ -61,7 +61,7 @@ T = TypeVar("T")
 Fail = Callable[[BaseException], None]
 
 # About a second of writing, two where ids come along: beyond that it is better that senders hear of it and wait. An
-# event that waits takes some 100 bytes, because its user key is split off already.
+# event that waits takes some 100 bytes, because its user key is split off already; not so while it stands in line.
 WAITING_EVENTS_MAX = 1 << 19
 WAITING_BYTES_MAX = 64 << 20
 WAITING_SECONDS_MAX = 2.0  # less than the three seconds after which a sender thinks that we are away
@@ -168,13 +168,14 @@ class Writer:
         self._jobs.put(_STOP)
         await asyncio.to_thread(self._thread.join)
 
-    async def receive(self, items: Sequence[NumberedBatch], *, claims: int, body_bytes: int) -> list[Receipt]:
+    async def receive(self, items: Iterable[NumberedBatch], *, load: Load, claims: int) -> list[Receipt]:
         """Decide on batches and apply those that are due.
 
         Args:
-            items: in the order in which they are to be applied.
+            items: in the order in which they are to be applied. Asked for once there is room, so that only what has
+                room is taken apart into its keys.
+            load: the room that they take.
             claims: the highest claim number that the sender knows; durable when the receipts are there.
-            body_bytes: what they take of the queue's bound.
 
         Returns:
             A receipt for each, in the same order; what they speak of is on disk.
@@ -182,13 +183,17 @@ class Writer:
         Raises:
             Unavailable: there was no room in the queue, or the worker stops; nothing was applied.
         """
-        load = Load(sum(len(item.batch.kinds) for item in items), body_bytes)
         await self._room.take(load, deadline_seconds=WAITING_SECONDS_MAX)
-        delivery = _Delivery(items, claims, load, self._future(), [None] * len(items))
-        # From here on the room is given back when the thread is done with it, even if nobody waits any more.
-        delivery.done.add_done_callback(lambda _: self._room.give(load))
-        self._put(delivery)
-        return await asyncio.shield(delivery.done)
+        done = self._future()
+        # From here on the room is given back when this is done: by the thread, even if nobody waits any more.
+        done.add_done_callback(lambda _: self._room.give(load))
+        try:
+            made = tuple(items)
+        except BaseException:
+            done.cancel()
+            raise
+        self._put(_Delivery(made, claims, load, done, [None] * len(made)))
+        return await asyncio.shield(done)
 
     async def look(self, slices: Sequence[SliceId]) -> tuple[dict[SliceId, Held], list[SliceId]]:
         """What slices hold.

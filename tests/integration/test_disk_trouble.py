@@ -22,7 +22,7 @@ from tests.support.batches import item
 from tests.support.cluster import FIRST, HOUR
 from tests.support.nodes import Nodes
 from tests.support.patience import eventually
-from tests.support.worker_parts import writing
+from tests.support.worker_parts import load_of, writing
 from worker_node.app import Parts
 from worker_node.space import Space
 from worker_node.totals import Totals
@@ -123,12 +123,12 @@ async def test_a_disk_without_a_byte_left_loses_nothing(disk: Path) -> None:
     (disk / "worker").mkdir()
     first = item(*((f"{user}", "click") for user in range(1000)))
     async with writing(disk / "worker", fail=failures.append) as parts:
-        (receipt,) = await parts.writer.receive([first], claims=0, body_bytes=9)
+        (receipt,) = await parts.writer.receive([first], load=load_of([first]), claims=0)
         ballast = fill(disk, leave_bytes=0)
 
         second = item(*((f"new-{user}", "click") for user in range(16_000)), seq=2)
         with pytest.raises(Exception, match="cannot write any more"):
-            await parts.writer.receive([second], claims=0, body_bytes=9)
+            await parts.writer.receive([second], load=load_of([second]), claims=0)
     # As the end of the process would.
     parts.shelf.close()
     parts.totals.close()
@@ -138,7 +138,8 @@ async def test_a_disk_without_a_byte_left_loses_nothing(disk: Path) -> None:
         found, _ = await parts.writer.look([SliceId(0)])
         assert found == {0: receipt.held}
         ballast.unlink()
-        outcomes = [one.outcome for one in await parts.writer.receive([first, second], claims=0, body_bytes=9)]
+        receipts = await parts.writer.receive([first, second], load=load_of([first, second]), claims=0)
+        outcomes = [one.outcome for one in receipts]
     assert outcomes == ["duplicate", "applied"]
 
 

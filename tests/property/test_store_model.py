@@ -16,7 +16,7 @@ from common.summaries import Summary
 from common.wire import Batch, Outcome, check_of, encode
 from tests.support.batches import a_batch, numbered
 from tests.support.slice_files import problems_of
-from tests.support.worker_parts import writing
+from tests.support.worker_parts import load_of, writing
 
 SLICES = range(-2, 3)  # more than the two files that may be open
 NEXT, LAST, OLDER, LATER, ALTERED = "next", "last", "older", "later", "altered"
@@ -136,7 +136,7 @@ class Run:
             expected.append(model.receive(stream, batch, spooled=spooled))
             if expected[-1][0] is Outcome.APPLIED:
                 self._model[at] = model
-        receipts = await parts.writer.receive(items, claims=0, body_bytes=1)
+        receipts = await parts.writer.receive(items, load=load_of(items), claims=0)
         assert [(receipt.outcome, receipt.repeats) for receipt in receipts] == expected
         for receipt in receipts:
             event(receipt.outcome)

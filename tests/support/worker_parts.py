@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.logs import Log
 from worker_node.holdings import Holdings
-from worker_node.room import Room
+from worker_node.receiver import NumberedBatch
+from worker_node.room import Load, Room
 from worker_node.shelf import Shelf
 from worker_node.space import Space
 from worker_node.totals import Totals
@@ -25,6 +26,11 @@ class Parts:
     shelf: Shelf
     totals: Totals
     holdings: Holdings
+
+
+def load_of(items: Sequence[NumberedBatch], body_bytes: int = 100) -> Load:
+    """What a request with these batches brings."""
+    return Load(sum(len(item.batch.kinds) for item in items), body_bytes)
 
 
 def no_failure(error: BaseException) -> None:

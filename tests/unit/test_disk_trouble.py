@@ -19,7 +19,7 @@ from common.wire import Claim, Outcome, Pins
 from tests.support.batches import OTHER_STREAM, item, key
 from tests.support.patience import eventually
 from tests.support.slice_files import problems_of
-from tests.support.worker_parts import no_failure, writing
+from tests.support.worker_parts import load_of, no_failure, writing
 from worker_node.registry import Door, Registry
 from worker_node.shelf import Shelf
 from worker_node.slice_store import DATABASES, SliceStore
@@ -33,7 +33,7 @@ ZERO = WorkerId("0")
 
 
 async def outcomes(parts, *items, claims=0):
-    return [one.outcome for one in await parts.writer.receive(items, claims=claims, body_bytes=100)]
+    return [one.outcome for one in await parts.writer.receive(items, load=load_of(items), claims=claims)]
 
 
 async def look(parts, *slices):
@@ -79,9 +79,8 @@ async def test_with_little_room_batches_are_refused_questions_answered_and_it_re
         disk.free = 700
         before = [(path.name, path.stat().st_mtime_ns) for path in sorted(tmp_path.rglob("*.mdb"))]
 
-        (one, two, again) = await parts.writer.receive(
-            [item(("v", "click"), at=1, seq=2), item(("v", "click"), at=2), first], claims=9, body_bytes=9
-        )
+        items = [item(("v", "click"), at=1, seq=2), item(("v", "click"), at=2), first]
+        (one, two, again) = await parts.writer.receive(items, load=load_of(items), claims=9)
 
         assert [one.outcome, two.outcome, again.outcome] == [Outcome.NO_SPACE] * 3
         assert one.detail == "the disk has 700 free bytes, and 800 are needed"

@@ -14,8 +14,8 @@ from common.slices import SliceId
 from common.wire import Outcome, Pins, SettledRoute
 from tests.support.batches import OTHER_STREAM, a_batch, item, key, numbered
 from tests.support.slice_files import problems_of
-from tests.support.worker_parts import writing
-from worker_node.room import Room
+from tests.support.worker_parts import load_of, writing
+from worker_node.room import Load, Room
 from worker_node.shelf import Shelf
 from worker_node.slice_store import SliceStore
 
@@ -23,7 +23,7 @@ PINS = Pins(cluster="c", first=5, length_seconds=60, secret_id="s", registry=Wor
 
 
 async def receive(parts, *items, claims=0):
-    return await parts.writer.receive(items, claims=claims, body_bytes=100)
+    return await parts.writer.receive(items, load=load_of(items), claims=claims)
 
 
 def summary_of(parts, at):
@@ -295,6 +295,43 @@ async def test_when_the_queue_is_full_the_request_is_told_and_nothing_is_applied
         assert parts.writer.waiting.events == 0
         assert await outcomes(parts, item(("w", "click"), seq=2)) == [Outcome.APPLIED]
         assert summary_of(parts, 0).users == 2
+
+
+async def test_the_keys_of_a_request_are_split_off_only_once_there_is_room(tmp_path):
+    """Those in line hold no more than their bodies: as keys, these take several times as much."""
+    split = []
+
+    def items():
+        split.append(item(("v", "click"), stream=OTHER_STREAM))
+        yield from split
+
+    async with writing(tmp_path, room=Room(events_max=1, bytes_max=1000)) as parts:
+        held = await hold(parts.writer)
+        first, second = await queued(
+            receive(parts, item(("u", "click"))), parts.writer.receive(items(), load=Load(1, 100), claims=0)
+        )
+        assert not split
+
+        await held.release()
+        receipts = [receipt for receipts in await asyncio.gather(first, second) for receipt in receipts]
+
+        assert [receipt.outcome for receipt in receipts] == [Outcome.APPLIED] * 2
+        assert parts.writer.waiting == Load(0, 0)
+
+
+async def test_a_request_whose_keys_cannot_be_split_off_gives_its_room_back(tmp_path):
+    """Once, so that the bound stays what it is; and the next one is served."""
+
+    def items():
+        yield item(("u", "click"))
+        raise MemoryError
+
+    async with writing(tmp_path, room=Room(events_max=1, bytes_max=1000)) as parts:
+        with pytest.raises(MemoryError):
+            await parts.writer.receive(items(), load=Load(1, 100), claims=0)
+
+        assert await outcomes(parts, item(("u", "click"))) == [Outcome.APPLIED]
+        assert parts.writer.waiting == Load(0, 0)
 
 
 async def test_a_request_that_goes_away_is_applied_all_the_same_and_gives_its_room_back(tmp_path):
