@@ -167,8 +167,8 @@ class SliceStore:
         except BaseException:
             self._recent.forget(self)
             raise
+        self._committed(application.summary)  # first: whatever fails from here on, the file has it
         self._recent.learn(self, application.new_users)
-        self._committed(application.summary)
         return result
 
     def _committed(self, summary: Summary) -> None:

@@ -243,6 +243,25 @@ def test_of_a_failed_transaction_nothing_is_known(store, recent):
     assert (store.held.summary.users, store.held.summary.counts) == (2, {"click": 3})
 
 
+class LearnsNothing(RecentKeys):
+    """Has no memory left for what it is to learn."""
+
+    def learn(self, store, keys):
+        raise MemoryError
+
+
+def test_what_is_committed_is_told_whatever_goes_wrong_after(path):
+    """The counts of the next transaction begin where these end."""
+    store = SliceStore.create(path, SLICE, route=ROUTE, position=0, key_id=KEY_ID, recent=LearnsNothing())
+
+    with pytest.raises(MemoryError):
+        store.apply([item(("a", "click"))])
+
+    told = store.held
+    assert (told.summary.users, told.summary.counts, told.txn) == (1, {"click": 1}, 1)
+    assert reopened(store, path).held == told
+
+
 def test_of_a_closed_file_nothing_is_known(store, recent):
     store.apply([item(("a", "click"))])
 
