@@ -172,8 +172,7 @@ class Processes:
         async with self._places[number]:
             old = self._serving[number]
             new = await self._start(number, replaces=True)
-            await asyncio.wait([new.ready, new.exited], timeout=READY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            if not (new.ready.done() and new.ready.result()):
+            if not await became_ready(new.ready, new.exited, seconds=READY_SECONDS):
                 # A broken file, most likely. Nobody is served better by one process less.
                 await self._see_off(new)
                 self._log.error("replacement_failed", process=number, code=new.exited.result())
@@ -267,6 +266,13 @@ class Processes:
                 self._log.error("process_killed", process=child.number)
                 child.signal(signal.SIGKILL)
             await asyncio.wait([child.exited])
+
+
+async def became_ready(ready: asyncio.Task[bool], exited: asyncio.Task[int], *, seconds: float) -> bool:
+    """Whether a process said that it is ready, before it ended and in time."""
+    await asyncio.wait([ready, exited], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    # Cancelled, if its end was noticed before the end of its line.
+    return ready.done() and not ready.cancelled() and ready.result()
 
 
 async def _said_something(reader: asyncio.StreamReader) -> bool:

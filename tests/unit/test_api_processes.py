@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
-from api_node.processes import Listeners, listen
+from api_node.processes import Listeners, became_ready, listen
 from common.errors import InputOutputFailed, PortInUse
 from common.web import PROCESSES_MAX, read_arguments
 from tests.support.ports import PORTS
+
+T = TypeVar("T")
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux spreads connections over sockets")
 
@@ -112,6 +116,40 @@ def test_each_address_of_the_host_has_its_sockets(port: int) -> None:
 def test_an_address_that_is_not_ours_is_another_failure(port: int) -> None:
     with pytest.raises(InputOutputFailed, match="errno"):
         listen(url(port, "192.0.2.1"), 2)
+
+
+def after(event: asyncio.Event, result: T) -> asyncio.Task[T]:
+    """A task that has this result once the event has happened."""
+
+    async def wait() -> T:
+        await event.wait()
+        return result
+
+    return asyncio.create_task(wait())
+
+
+@pytest.mark.parametrize("word", [True, False])
+async def test_a_process_is_ready_once_it_says_so(word: bool) -> None:  # noqa: FBT001 - what was said
+    """Not when its line ends, and not when its time is over."""
+    says, ends = asyncio.Event(), asyncio.Event()
+    ready, exited = after(says, word), after(ends, 0)
+    assert not await became_ready(ready, exited, seconds=0)
+
+    says.set()
+
+    assert await became_ready(ready, exited, seconds=30) is word
+    ends.set()
+    await exited
+
+
+async def test_a_process_that_ends_while_its_line_is_open_was_not_ready() -> None:
+    """Nobody listens to the line any more then; that is no reason for the node to end."""
+    says, ends = asyncio.Event(), asyncio.Event()
+    ready, exited = after(says, result=True), after(ends, 78)
+    exited.add_done_callback(lambda _: ready.cancel())
+    ends.set()
+
+    assert not await became_ready(ready, exited, seconds=30)
 
 
 def test_a_node_has_one_process_unless_it_is_told_otherwise() -> None:
