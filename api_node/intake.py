@@ -7,7 +7,6 @@ One by one, or many of one request at a time. The steps are the same; many are s
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING
 
 from api_node.bulk import SPOOL, WORKER, BulkRequest, error_of
@@ -53,14 +52,12 @@ class Intake:
             NotTaken: it was refused at the door, and is not counted.
             OutcomeUnknown: its receipt did not come in time; it may yet be counted.
         """
-        started = time.perf_counter()
         try:
             durability = await self._accept(fields)
         except RequestError as error:
             self._metrics.events_of(error.slug).inc()
             raise
         self._metrics.events_of("counted" if durability == WORKER else "spooled").inc()
-        self._metrics.event_seconds.observe(time.perf_counter() - started)
         return durability
 
     async def _accept(self, fields: Iterable[Field]) -> str:
@@ -93,7 +90,6 @@ class Intake:
             NotTaken: this node takes none at all.
             Malformed, TooLarge: the body is no list of events; none is counted.
         """
-        started = time.perf_counter()
         if self.draining:
             raise NotTaken(_STOPPING)
         request = BulkRequest(places=self._places, workers=self._workers, types=self._config().event_types)
@@ -107,7 +103,6 @@ class Intake:
         report = await request.finish()
         for outcome, events in request.outcomes.items():
             self._metrics.events_of(outcome).inc(events)
-        self._metrics.event_seconds.observe(time.perf_counter() - started)
         return report, request
 
     def _is_draining(self) -> bool:

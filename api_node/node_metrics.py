@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge
 
-from common.metrics import SECONDS_BUCKETS, Metrics
+from common.metrics import Metrics
 
 
 class ApiMetrics(Metrics):
@@ -19,12 +19,6 @@ class ApiMetrics(Metrics):
             registry=self.registry,
         )
         self._events_of: dict[str, Counter] = {}
-        self.event_seconds = Histogram(
-            "tallyslice_event_seconds",
-            "From a read event to its receipt; of a bulk request, to the last one.",
-            buckets=SECONDS_BUCKETS,
-            registry=self.registry,
-        )
         self.batches = Counter(
             "tallyslice_batches", "Batches by the worker's outcome.", ("outcome",), registry=self.registry
         )

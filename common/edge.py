@@ -63,36 +63,34 @@ class Edge:
         return edge
 
     async def _answer(self, request: web.Request, handler: HotHandler) -> Any:  # noqa: ANN401 - likewise
-        if not request.body_exists:
-            return await self._guarded(request, handler)
-        request[BODIES] = self._bodies
-        try:
-            return await self._guarded(request, handler)
-        finally:
-            self._bodies.release(request)
-
-    async def _guarded(  # noqa: PLR0911 - a table of errors
-        self, request: web.Request, handler: HotHandler
-    ) -> Any:  # noqa: ANN401 - likewise
+        has_body = request.body_exists
+        if has_body:
+            request[BODIES] = self._bodies
         try:
             return await handler(request)
-        except RequestError as error:
+        except Exception as error:  # noqa: BLE001 - the request edge: a defect must not end a connection unexplained
+            return self._problem(error)
+        finally:
+            if has_body:
+                self._bodies.release(request)
+
+    def _problem(self, error: Exception) -> web.Response:  # noqa: PLR0911 - a table of errors
+        if isinstance(error, RequestError):
             return problem_response(error)
-        except WireError as error:
+        if isinstance(error, WireError):
             return problem_response(Malformed(str(error)))
-        except web.HTTPRequestEntityTooLarge:
+        if isinstance(error, web.HTTPRequestEntityTooLarge):
             return problem_response(TooLarge("the body is over its bound"))
-        except web.HTTPNotFound:
+        if isinstance(error, web.HTTPNotFound):
             return problem_response(NotHere("no such path"))
-        except web.HTTPMethodNotAllowed as error:
+        if isinstance(error, web.HTTPMethodNotAllowed):
             answer = problem_response(MethodNotAllowed(f"allowed here: {', '.join(sorted(error.allowed_methods))}"))
             answer.headers["Allow"] = error.headers["Allow"]
             return answer
-        except web.HTTPException as error:
+        if isinstance(error, web.HTTPException):
             return problem_response(OtherProblem.of(error.status))
-        except Exception as error:  # noqa: BLE001 - the request edge: a defect must not end a connection unexplained
-            self._log.error("request_failed", error=error)
-            return problem_response(RequestError("an unexpected error; the log of the node says where"))
+        self._log.error("request_failed", error=error)
+        return problem_response(RequestError("an unexpected error; the log of the node says where"))
 
     def _note(self, method: str, route: str, status: int, started: float) -> None:
         counter = self._counters.get((method, route, status))

@@ -102,7 +102,7 @@ def read_urlencoded(text: str) -> list[Field]:
     """
     if text.isascii() and "%" not in text and "+" not in text and text.count("&") < FIELDS_MAX:
         # Nothing to decode: most of what programs send, in a third of the time.
-        return [(part.partition("=")[0], part.partition("=")[2]) for part in text.split("&") if part]
+        return [(name, value) for part in text.split("&") if part for name, _, value in (part.partition("="),)]
     try:
         text.encode()  # raw bytes beyond ASCII arrive as surrogates when they are not UTF-8
         return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=FIELDS_MAX)
