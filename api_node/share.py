@@ -148,9 +148,11 @@ async def serve_share(
             line = _Line(reader, writer, stop=stop, adopt=lambda: tasks.start("adopt-spools", adopt()))
             tasks.start("hear-parent", line.hear())
             await _open_own_door(runner, share.door(share.process))
-            tasks.start("serve", _serve_when_wanted(runner, listeners, share=share, health=health, line=line, log=log))
+            begin = _serve_when_wanted(runner, listeners, share=share, health=health, line=line, stop=stop, log=log)
+            serve = tasks.start("serve", begin)
             await stop.wait()
             health.draining = not line.replaced  # if it is, the node as a whole stays ready
+            await asyncio.wait([serve])  # not cancelled: a socket that is half open would go on accepting
             runner.leave()
             log.info("draining")
             if line.ended:
@@ -174,21 +176,34 @@ async def _open_own_door(runner: Runner, door: Path) -> None:
 
 
 async def _serve_when_wanted(
-    runner: Runner, listeners: list[socket.socket], *, share: Share, health: Health, line: _Line, log: Log
+    runner: Runner,
+    listeners: list[socket.socket],
+    *,
+    share: Share,
+    health: Health,
+    line: _Line,
+    stop: asyncio.Event,
+    log: Log,
 ) -> None:
     """Accept connections: at once, to say at least why not; but where another still serves, only when ready."""
-    if share.replaces:
-        await _ready(health)
+    if share.replaces and not await _ready(health, stop):
+        for listener in listeners:
+            listener.close()
+        return
     for listener in listeners:
         await web.SockSite(runner, listener, backlog=BACKLOG).start()
         log.info("listening", host=listener.getsockname()[0], port=listener.getsockname()[1])
-    await _ready(health)
-    line.say_ready()
+    if await _ready(health, stop):
+        line.say_ready()
 
 
-async def _ready(health: Health) -> None:
-    while health.problems():  # noqa: ASYNC110 - its reasons are asked, and tell nobody
-        await asyncio.sleep(_LOOK_SECONDS)
+async def _ready(health: Health, stop: asyncio.Event) -> bool:
+    """Wait until the process is ready; not, if it is to leave first."""
+    while not stop.is_set():
+        if not health.problems():
+            return True
+        await asyncio.sleep(_LOOK_SECONDS)  # its reasons are asked, and tell nobody
+    return False
 
 
 async def _let_go(runner: Runner, stop: asyncio.Event) -> None:
