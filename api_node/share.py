@@ -147,7 +147,7 @@ async def serve_share(
             reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=share.line))
             line = _Line(reader, writer, stop=stop, adopt=lambda: tasks.start("adopt-spools", adopt()))
             tasks.start("hear-parent", line.hear())
-            await _open_own_door(runner, share.door(share.process))
+            await _listen_at_draft(runner, share)
             begin = _serve_when_wanted(runner, listeners, share=share, health=health, line=line, stop=stop, log=log)
             serve = tasks.start("serve", begin)
             await stop.wait()
@@ -162,17 +162,21 @@ async def serve_share(
                 await asyncio.sleep(DRAIN_SECONDS)
     finally:
         await runner.cleanup()
+        _draft(share).unlink(missing_ok=True)
     log.info("stopped")
 
 
-async def _open_own_door(runner: Runner, door: Path) -> None:
-    draft = door.with_suffix(f".{os.getpid()}")
+async def _listen_at_draft(runner: Runner, share: Share) -> None:
+    """Listen where the own door will be; under its name only when this process takes the place of an earlier one."""
+    draft = _draft(share)
     try:
         await web.UnixSite(runner, draft, backlog=BACKLOG).start()
-        # In one step: an earlier process of this number may still be asked here.
-        draft.replace(door)
     except OSError as error:
-        raise InputOutputFailed(f"cannot listen at {door}: errno {error.errno}") from error
+        raise InputOutputFailed(f"cannot listen at {draft}: errno {error.errno}") from error
+
+
+def _draft(share: Share) -> Path:
+    return share.door(share.process).with_suffix(f".{os.getpid()}")
 
 
 async def _serve_when_wanted(
@@ -190,6 +194,8 @@ async def _serve_when_wanted(
         for listener in listeners:
             listener.close()
         return
+    # In one step: an earlier process of this number may still be asked there.
+    _draft(share).replace(share.door(share.process))
     for listener in listeners:
         await web.SockSite(runner, listener, backlog=BACKLOG).start()
         log.info("listening", host=listener.getsockname()[0], port=listener.getsockname()[1])

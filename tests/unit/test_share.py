@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import socket
 from pathlib import Path
 
@@ -75,12 +76,17 @@ class Parent:
         async with aiohttp.ClientSession() as session, session.get(url) as answer:
             return answer.status
 
-    async def ask_at_door(self) -> int:
+    @property
+    def draft(self) -> Path:
+        """Where a process listens until it has its place."""
+        return self.share.door(0).with_suffix(f".{os.getpid()}")
+
+    async def ask_at(self, path: Path) -> int:
         async def check() -> None:
-            assert self.share.door(0).exists()
+            assert path.exists()
 
         await eventually(check)
-        connector = aiohttp.UnixConnector(path=str(self.share.door(0)))
+        connector = aiohttp.UnixConnector(path=str(path))
         async with aiohttp.ClientSession(connector=connector) as session, session.get("http://process-0/") as answer:
             return answer.status
 
@@ -103,9 +109,13 @@ async def test_a_replacement_accepts_connections_once_it_is_ready(tmp_path: Path
 
 
 async def test_a_replacement_that_is_to_leave_before_it_is_ready_accepts_nothing(tmp_path: Path) -> None:
-    """Also if it becomes ready while it leaves: who waits at its socket, waits for the process that stays."""
+    """Also if it becomes ready while it leaves: who waits at its socket, waits for the process that stays.
+
+    That one is still asked at its own door, too.
+    """
     parent = Parent(tmp_path, replaces=True)
-    process, lingers = parent.start(), asyncio.create_task(parent.ask_at_door())
+    parent.share.door(0).touch()  # as if the process that stays listened there
+    process, lingers = parent.start(), asyncio.create_task(parent.ask_at(parent.draft))
     await parent.asked.get()
     parent.line.send(LEAVE)
     await parent.wrote("draining")
@@ -120,4 +130,5 @@ async def test_a_replacement_that_is_to_leave_before_it_is_ready_accepts_nothing
     await process
     assert (await lingers, await parent.said()) == (200, b"")
     assert "event=listening" not in parent.written.getvalue()
+    assert list(parent.share.door(0).parent.iterdir()) == [parent.share.door(0)]
     parent.close()
