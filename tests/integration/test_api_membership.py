@@ -72,7 +72,8 @@ async def test_first_contact_needs_every_worker_of_the_file(tmp_path: Path) -> N
         await nodes.start_worker("0")
         await nodes.start_api("0", ready=False)
 
-        assert "waits for every worker before the first contact: " + nodes.worker["1"].url in await readiness(nodes)
+        silent = f"worker 1 ({nodes.worker['1'].url}) cannot be reached"
+        assert f"waits for every worker before the first contact: {silent}" in await readiness(nodes)
         assert "cannot reach the registry" not in await readiness(nodes)
         await assert_no_number(nodes)
         assert (await registry(nodes))["pins"] is None

@@ -99,7 +99,7 @@ def test_help_and_version_are_no_errors(run):
     result = run("--help")
 
     assert result.exit_code == 0
-    assert {"check-config", "feed", "plan", "up"} <= set(result.output.split())
+    assert {"check-config", "load", "plan", "up"} <= set(result.output.split())
     assert run("--version").exit_code == 0
     assert run("check-config", "-h").exit_code == 0
     assert run().exit_code == 64
