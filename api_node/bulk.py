@@ -195,11 +195,7 @@ class BulkRequest:
         try:
             link = self._workers.link(column.worker)
             placed = link.extend(place.slice, place.route, place.keys.key_id, events)
-        except SliceClosed as error:
-            placed = []
-            for line in column.lines:
-                self._fail(line, SliceClosed(error.detail, field=TIMESTAMP))
-        except NotTaken as error:
+        except (NotTaken, SliceClosed) as error:
             placed = []
             for line in column.lines:
                 self._fail(line, error)

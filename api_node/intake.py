@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from api_node.bulk import SPOOL, WORKER, BulkRequest, error_of
 from api_node.sender import Done, Spooled
-from common.errors import NotTaken, RequestError, SliceClosed
-from common.events import TIMESTAMP, parse_event
+from common.errors import NotTaken, RequestError
+from common.events import parse_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -72,10 +72,7 @@ class Intake:
         user_key = keys.user_key(event.user)
         id_key = None if event.id is None else keys.id_key(event.user, event.type, event.id)
         link = self._workers.link(place.owner(user_key))
-        try:
-            waiter, _ = link.put(slice_id, place.route, keys.key_id, event.type, user_key, id_key)
-        except SliceClosed as error:
-            raise SliceClosed(error.detail, field=TIMESTAMP) from error
+        waiter, _ = link.put(slice_id, place.route, keys.key_id, event.type, user_key, id_key)
         fate = await waiter
         if fate.__class__ is Done:
             return WORKER

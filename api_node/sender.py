@@ -30,6 +30,7 @@ import msgspec
 
 from common.anonymise import ID_KEY_BYTES, USER_KEY_BYTES
 from common.errors import NotTaken, SliceClosed, WireError
+from common.events import TIMESTAMP
 from common.wire import (
     BATCH_BYTES_MAX,
     BATCH_EVENTS_MAX,
@@ -498,7 +499,7 @@ class Sender(Generic[W]):
         if queue is None:
             if slice_id in self._ended:
                 message = f"slice {slice_id} is closed"
-                raise SliceClosed(message)
+                raise SliceClosed(message, field=TIMESTAMP)
         elif queue.parked is not None:
             raise NotTaken(_parked_text(slice_id, queue.parked))
         if self.events_queued >= self._events_max or self.bytes_queued >= self._bytes_max:
