@@ -18,3 +18,13 @@ def pytest_runtest_makereport(
     if report.failed:
         report.sections += [("node logs", cluster.log_tails()) for cluster in Cluster.running]
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name what was skipped, and why: a test that did not run should not pass for one that did."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if skipped:
+        terminalreporter.section("skipped")
+    for report in skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        terminalreporter.line(f"{report.nodeid}: {reason}")

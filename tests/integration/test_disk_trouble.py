@@ -20,6 +20,7 @@ import pytest
 from common.slices import SliceId
 from tests.support.batches import item
 from tests.support.cluster import FIRST, HOUR
+from tests.support.needs import missing
 from tests.support.nodes import Nodes
 from tests.support.patience import eventually
 from tests.support.worker_parts import load_of, writing
@@ -38,12 +39,12 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
     if sys.platform != "linux" or os.geteuid() or not shutil.which("mount"):
-        pytest.skip("only root can mount a small disk, on Linux")
+        missing("only root can mount a small disk, on Linux")
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", str(folder)], capture_output=True, check=False
     )
     if mounted.returncode:
-        pytest.skip(f"this root may not mount: {mounted.stderr.decode().strip()}")
+        missing(f"this root may not mount: {mounted.stderr.decode().strip()}")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.needs import missing
 from tests.torture.namespaces import Link, Loss, Refused, namespace_round
 from tests.torture.rounds import EXIT_KEPT, report
 
@@ -20,7 +21,7 @@ def namespaces() -> None:
         with Link():
             pass
     except Refused as refused:
-        pytest.skip(f"no network namespace: {refused}")
+        missing(f"no network namespace: {refused}")
 
 
 @pytest.mark.timeout(150)
