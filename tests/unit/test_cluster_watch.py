@@ -267,7 +267,7 @@ async def test_a_defect_in_one_look_is_not_the_last_look(often):
     async with often.running(often.good) as watch:
         often.told.warning = None
         often.write(BROKEN)
-        await often.told.next("cluster_watch_failed")
+        await often.told.next("file_watch_failed")
         often.write(often.better)
         await often.told.next("cluster_file_accepted")
 
@@ -297,7 +297,7 @@ async def test_a_folder_that_vanishes_for_a_moment_is_watched_again(node, folder
         assert told["reasons"] == (f"{node.path}: cannot be read: No such file or directory",)
         assert watch.running.max_slices == 1
 
-        await node.told.next("cluster_folder_not_watched")
+        await node.told.next("folder_not_watched")
         folder.mkdir()
         node.write(BETTER)
         await node.told.next("cluster_file_accepted")
