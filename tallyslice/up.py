@@ -60,7 +60,9 @@ def up(  # noqa: PLR0917 - click hands its options over by name
     seed: int | None,
     leave: bool,
 ) -> int:
-    """Run every node of CLUSTER_FILE (etc/cluster.json by default) on this machine, until Ctrl-C.
+    """Run every node of CLUSTER_FILE on this machine, until Ctrl-C.
+
+    Without CLUSTER_FILE it is etc/cluster.json, or where there is none the example that comes with Tallyslice.
 
     The nodes read a copy of the file in the data folder; edit it while they run. Ctrl-C during the feeding ends it
     early, checks what was fed, and stops the cluster.

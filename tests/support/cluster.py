@@ -44,7 +44,7 @@ EXIT_SECONDS = 10.0  # what the design promises
 LOG_TAIL_CHARACTERS = 4000
 
 # The kernel ends the nodes when the test run dies without a chance to.
-_LEASH = [found, "--pdeathsig", "KILL"] if (found := shutil.which("setpriv")) else []
+LEASH = [found, "--pdeathsig", "KILL"] if (found := shutil.which("setpriv")) else []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -126,7 +126,7 @@ class Node:
         command = [sys.executable, "-m", f"{self.kind}_node", self.id, str(self.file), "--data", str(self.data)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*_LEASH, *self.inside, *command, *self.options],
+                [*LEASH, *self.inside, *command, *self.options],
                 cwd=self.file.parent,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

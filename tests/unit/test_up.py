@@ -11,12 +11,14 @@ from pathlib import Path
 import click
 import pytest
 
+from common.config import load_config
 from common.errors import ConfigRefused, PortInUse
 from common.routing import RoutingEntry, WorkerId
 from common.slices import SliceId
-from tallyslice.cluster import open_folder
+from tallyslice.cluster import DEFAULT_FILE, OWN_FILE, open_folder
 from tallyslice.ports import check_ports
 from tallyslice.up import without_entry
+from tests.support.pages import ROOT
 from tests.support.ports import PORTS
 
 NOON = datetime.fromisoformat("2017-05-20T12:00:00+00:00")
@@ -64,6 +66,15 @@ def test_a_fresh_folder_has_a_copy_of_the_cluster_file(cluster_file: Path, tmp_p
     (worker,) = folder.workers
     assert worker.command[2:] == ("-m", "worker_node", "a", str(folder.file), "--data", str(data / "worker-a"))
     assert worker.log.parent.is_dir()
+
+
+def test_where_there_is_no_example_the_one_that_comes_along_is_taken() -> None:
+    """Of an installed package nothing is in the working directory; in the tree it is the same file."""
+    assert OWN_FILE.read_bytes() == (ROOT / DEFAULT_FILE).read_bytes()
+    assert load_config(OWN_FILE).api_nodes == {
+        "0": "http://localhost:8000/analytics",
+        "1": "http://localhost:8001/analytics",
+    }
 
 
 def test_secrets_that_the_file_names_come_along(cluster_file: Path, tmp_path: Path) -> None:
