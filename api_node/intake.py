@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from api_node.bulk import Report
+    from api_node.delivery import Fate, Waiter
     from api_node.node_metrics import ApiMetrics
-    from api_node.places import Places
+    from api_node.places import Place, Places
     from api_node.worker_pool import WorkerPool
     from common.config import ClusterConfig
-    from common.events import Field
+    from common.events import Event, Field
     from common.lines import Piece
 
 
@@ -40,6 +41,7 @@ class Intake:
         self._places = places
         self._workers = workers
         self._metrics = metrics
+        self._taken_by_worker = metrics.events_of("counted")
 
     async def accept(self, fields: Iterable[Field]) -> str:
         """Count the event that the fields describe; return once it is on disk.
@@ -53,32 +55,61 @@ class Intake:
             OutcomeUnknown: its receipt did not come in time; it may yet be counted.
         """
         try:
-            durability = await self._accept(fields)
+            event = self._parsed(fields)
+            slice_id = self._places.slice_at(event.timestamp)
+            waiter = self._put(event, self._places.known(slice_id) or await self._places.settled(slice_id))
         except RequestError as error:
-            self._metrics.events_of(error.slug).inc()
-            raise
-        self._metrics.events_of("counted" if durability == WORKER else "spooled").inc()
-        return durability
+            raise self._counted(error) from None
+        return self.durability(await waiter)
 
-    async def _accept(self, fields: Iterable[Field]) -> str:
-        types = self._config().event_types
-        event = parse_event(fields, types)
+    def begin(self, fields: Iterable[Field]) -> Waiter | None:
+        """Put the event that the fields describe on its way, without waiting; ``durability`` tells what its fate means.
+
+        Returns:
+            What gets its fate; None if its slice is new to this node, so that it takes ``accept``.
+
+        Raises:
+            RequestError: as ``accept``.
+        """
+        try:
+            event = self._parsed(fields)
+            place = self._places.known(self._places.slice_at(event.timestamp))
+            return None if place is None else self._put(event, place)
+        except RequestError as error:
+            raise self._counted(error) from None
+
+    def durability(self, fate: Fate) -> str:
+        """Whose disk an event is on, given the fate of its batch.
+
+        Raises:
+            SliceClosed, NotTaken, OutcomeUnknown: none, or it is not known.
+        """
+        if fate.__class__ is Done:
+            self._taken_by_worker.inc()
+            return WORKER
+        if fate.__class__ is Spooled:
+            self._metrics.events_of("spooled").inc()
+            return SPOOL
+        raise self._counted(error_of(fate))
+
+    def _parsed(self, fields: Iterable[Field]) -> Event:
+        event = parse_event(fields, self._config().event_types)
         if self.draining:
             raise NotTaken(_STOPPING)
-        slice_id = self._places.slice_at(event.timestamp)
-        place = self._places.known(slice_id) or await self._places.settled(slice_id)
-        place.require_type(event.type, types)
+        return event
+
+    def _put(self, event: Event, place: Place) -> Waiter:
+        place.require_type(event.type, self._config().event_types)
         keys = place.keys
         user_key = keys.user_key(event.user)
         id_key = None if event.id is None else keys.id_key(event.user, event.type, event.id)
         link = self._workers.link(place.owner(user_key))
-        waiter, _ = link.put(slice_id, place.route, keys.key_id, event.type, user_key, id_key)
-        fate = await waiter
-        if fate.__class__ is Done:
-            return WORKER
-        if fate.__class__ is Spooled:
-            return SPOOL
-        raise error_of(fate)
+        waiter, _ = link.put(place.slice, place.route, keys.key_id, event.type, user_key, id_key)
+        return waiter
+
+    def _counted(self, error: RequestError) -> RequestError:
+        self._metrics.events_of(error.slug).inc()
+        return error
 
     async def accept_many(self, pieces: Iterable[Piece]) -> tuple[Report, BulkRequest]:
         """Count many events, piece by piece; return once all that can be taken are on disk.

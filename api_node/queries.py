@@ -87,10 +87,15 @@ class Queries:
         if route is None:
             return Summary(slice=slice_id)
         if (cached := self._cached(route, slice_id)) is not None:
-            return summaries.add(slice_id, cached)
+            return summaries.add(slice_id, [held.summary for held in cached])
         parts = await self._parts(route, slice_id, partial=partial)
         answered = [part.summary for part in parts if part.summary is not None]
         return summaries.add(slice_id, answered, all_answered=len(answered) == len(parts))
+
+    def fresh(self, slice_id: SliceId) -> list[Held] | None:
+        """What each worker of the slice's route knows, if nobody needs to be asked for it."""
+        route = self._routes.known(slice_id)
+        return None if route is None else self._cached(route, slice_id)
 
     async def per_worker(self, slice_id: SliceId, *, partial: bool = False) -> list[WorkerSummary]:
         """What each worker knows of a slice, in route order; if it is not settled, zeros of the proposed route.
@@ -153,16 +158,16 @@ class Queries:
             return False
         raise NoAnswer(reason)
 
-    def _cached(self, route: Route, slice_id: SliceId) -> list[Summary] | None:
+    def _cached(self, route: Route, slice_id: SliceId) -> list[Held] | None:
         """What each worker of the route knows, if all of it is fresh: the way of nearly every question."""
         links = self._workers.links
-        found: list[Summary] = []
+        found: list[Held] = []
         for worker in route:
             link = links.get(worker)
             held = None if link is None else link.cache.get(slice_id)
             if held is None:
                 return None
-            found.append(held.summary)
+            found.append(held)
         self._from_cache.inc(len(found))
         return found
 

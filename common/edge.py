@@ -9,6 +9,7 @@ from aiohttp import web
 
 from common.bodies import BODIES, Bodies
 from common.errors import Malformed, NotHere, RequestError, TooLarge, WireError
+from common.lane import PlainRoute
 from common.problems import MethodNotAllowed, OtherProblem, problem_response
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from prometheus_client import Counter, Histogram
 
     from common.hot import HotHandler
+    from common.lane import PlainHandler
     from common.logs import Log
     from common.metrics import Metrics
 
@@ -61,6 +63,14 @@ class Edge:
             return response
 
         return edge
+
+    def plain(self, method: str, route: str, handler: PlainHandler) -> PlainRoute:
+        """The same for a route of the fast lane."""
+        return PlainRoute(
+            handler=handler,
+            problem=self._problem,
+            note=lambda status, started: self._note(method, route, status, started),
+        )
 
     async def _answer(self, request: web.Request, handler: HotHandler) -> Any:  # noqa: ANN401 - likewise
         has_body = request.body_exists

@@ -25,6 +25,8 @@ from aiohttp.http import SERVER_SOFTWARE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from common.lane import PlainRoute
+
 HotHandler = Callable[[web.Request], Awaitable[Any]]
 
 _NO_CONTENT = 204
@@ -34,7 +36,7 @@ _STATUS_LINES = {int(status): f"HTTP/1.1 {status.value} {status.phrase}\r\n" for
 class _Answer:
     """An answer that is written together with its head; has what the library asks of a response."""
 
-    __slots__ = ("_body", "_head", "content_length", "keep_alive", "status")
+    __slots__ = ("_body", "_head", "_time", "_whole", "content_length", "keep_alive", "status")
 
     def __init__(self, status: int, body: bytes, head: str) -> None:
         self.status = status
@@ -42,6 +44,8 @@ class _Answer:
         self.keep_alive = True
         self._head = head
         self._body = body
+        self._time = ""
+        self._whole = b""
 
     def force_close(self) -> None:
         """Let the connection end behind it."""
@@ -58,12 +62,7 @@ class _Answer:
             raise ConnectionResetError("the client is gone")
         # Of an older client no connection is kept, whatever it says: that has headers of its own.
         self.keep_alive = self.keep_alive and request.version >= HttpVersion11 and request.keep_alive
-        connection = "" if self.keep_alive else "Connection: close\r\n"
-        length = "" if self.status == _NO_CONTENT else f"Content-Length: {self.content_length}\r\n"
-        head = (
-            f"{_STATUS_LINES[self.status]}{self._head}{length}"
-            f"Date: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n{connection}\r\n"
-        ).encode("ascii")
+        head = self._to_head(rfc822_formatted_time(), keep_alive=self.keep_alive)
         transport.write(head if request.method == "HEAD" else head + self._body)
         # Until the client has taken it, as the library's own answers wait: else whoever sends requests and never reads
         # would have all their answers made.
@@ -71,6 +70,24 @@ class _Answer:
 
     async def write_eof(self) -> None:
         """It is written already."""
+
+    def to_bytes(self, *, keep_alive: bool) -> bytes:
+        """All of it, as it goes over the wire; remembered for a second, since many answers are the same."""
+        time = rfc822_formatted_time()
+        if not keep_alive:
+            return self._to_head(time, keep_alive=False) + self._body
+        if time is not self._time:
+            self._whole = self._to_head(time, keep_alive=True) + self._body
+            self._time = time
+        return self._whole
+
+    def _to_head(self, time: str, *, keep_alive: bool) -> bytes:
+        connection = "" if keep_alive else "Connection: close\r\n"
+        length = "" if self.status == _NO_CONTENT else f"Content-Length: {self.content_length}\r\n"
+        return (
+            f"{_STATUS_LINES[self.status]}{self._head}{length}"
+            f"Date: {time}\r\nServer: {SERVER_SOFTWARE}\r\n{connection}\r\n"
+        ).encode("ascii")
 
 
 def quick_answer(status: int, *, body: bytes = b"", head: str = "") -> web.StreamResponse:
@@ -84,15 +101,29 @@ def quick_answer(status: int, *, body: bytes = b"", head: str = "") -> web.Strea
     return cast("web.StreamResponse", _Answer(status, body, head))
 
 
+def written(answer: web.StreamResponse, *, keep_alive: bool) -> bytes:
+    """An answer as it goes over the wire, where aiohttp has no request that it could belong to."""
+    if not isinstance(answer, web.Response):
+        return cast("_Answer", answer).to_bytes(keep_alive=keep_alive)
+    body = bytes(answer.body)  # type: ignore[arg-type] # ours have bytes
+    head = header_lines({name: value for name, value in answer.headers.items() if name != "Content-Length"})
+    return _Answer(answer.status, body, head).to_bytes(keep_alive=keep_alive)
+
+
 def header_lines(headers: Mapping[str, str]) -> str:
     """Headers as the lines of a head."""
     return "".join(f"{name}: {value}\r\n" for name, value in headers.items())
 
 
 class HotRoutes:
-    """Which calls are hot."""
+    """Which calls are hot.
+
+    Attributes:
+        plain: those that are answered without a parser, where the request is plain; see ``lane.py``.
+    """
 
     def __init__(self) -> None:
+        self.plain: dict[bytes, PlainRoute] = {}
         self._handlers: dict[tuple[str, str], HotHandler] = {}
 
     def add(self, method: str, path: str, handler: HotHandler) -> None:

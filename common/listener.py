@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, cast
 from aiohttp import web
 
 from common.errors import Malformed, TooSlow, Unavailable
-from common.hot import HOT
+from common.hot import HOT, written
+from common.lane import Lane, PlainRoutes
 from common.logs import quiet_library_logger
 from common.metrics import Metrics
 from common.problems import HeadTooLarge, OtherProblem, problem_response
@@ -106,7 +107,7 @@ def free_descriptors() -> int:
 class Connection(web.RequestHandler):
     """aiohttp's, with deadlines, a bound on heads, and answers that quote nothing."""
 
-    __slots__ = ("_answer_timer", "_head_bytes", "_head_timer", "_listener", "_peer_ended")
+    __slots__ = ("_answer_timer", "_head_bytes", "_head_timer", "_lane", "_listener", "_peer_ended", "_untaken_bytes")
 
     def __init__(self, listener: Listener, *, loop: asyncio.AbstractEventLoop, **settings: Any) -> None:  # noqa: ANN401 - aiohttp's
         super().__init__(listener, loop=loop, **settings)
@@ -115,6 +116,9 @@ class Connection(web.RequestHandler):
         self._head_bytes = 0
         self._answer_timer: asyncio.TimerHandle | None = None
         self._peer_ended = False
+        self._untaken_bytes = 0  # of an answer of the lane
+        routes = listener.plain_routes
+        self._lane = Lane(routes=routes, owner=self, loop=loop) if routes else None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Let it in, or close it at once."""
@@ -136,7 +140,11 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Look whether a head is complete, and begin to wait for one that is not."""
+        """Answer in the lane; or look whether a head is complete, and begin to wait for one that is not."""
+        if self._lane is not None:
+            if self._close or self._force_close or self._lane.take(data):
+                return
+            self._lane = None
         heads = self._request_count
         super().data_received(data)
         if self._request_count != heads:
@@ -150,6 +158,9 @@ class Connection(web.RequestHandler):
 
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio's signature, which aiohttp narrows
         """The client sends nothing more; whether the connection stays open, for the answers to what it has sent."""
+        if self._lane is not None and self._lane.is_busy:
+            self._peer_ended = True
+            return True
         if self._awaits_request or self._close:
             return False
         request = self._current_request
@@ -171,12 +182,8 @@ class Connection(web.RequestHandler):
             # So that the client does not send its next request just as this connection is closed.
             resp.force_close()
         size = resp.content_length or 0
-        if (
-            self._listener.answers_bytes
-            and self._listener.answers_bytes + size > self._listener.limits.answers_bytes_max
-        ):
-            resp = problem_response(Unavailable("the answers that clients have not taken yet are too many"))
-            size = 0
+        if self._listener.has_no_room_for(size):
+            resp, size = self._listener.too_many_answers(), 0
         self._listener.answers_bytes += size
         try:
             sent = await super().finish_response(request, resp, start_time)
@@ -198,6 +205,47 @@ class Connection(web.RequestHandler):
         """The client has taken all of it."""
         super().resume_writing()
         self._answer_taken()
+        if self._lane is not None:
+            self._lane.release()
+
+    # What the lane asks of its connection.
+
+    def begun(self) -> None:
+        """A request is under way: whoever ends the connection waits for it, as for one of aiohttp's."""
+        self._head_came()
+        self._request_in_progress = True
+
+    def answer(self, answer: web.StreamResponse) -> None:
+        """Write the answer; aiohttp's part of it is done here too: to tell who waits, and what comes after it."""
+        self._request_in_progress = False
+        if self._handler_waiter is not None and not self._handler_waiter.done():
+            self._handler_waiter.set_result(None)
+        transport, listener = self.transport, self._listener
+        if transport is None or transport.is_closing():
+            return
+        size = answer.content_length or 0
+        if listener.has_no_room_for(size):
+            answer, size = listener.too_many_answers(), 0
+        goes_on = not (listener.leaving or self._peer_ended or self._close or self._force_close)
+        transport.write(written(answer, keep_alive=goes_on))
+        if self._paused:
+            self._untaken_bytes = size
+            listener.answers_bytes += size
+        if goes_on:
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        else:
+            transport.close()
+
+    def hold(self) -> None:
+        """Read no more for now."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def go_on(self, held: bytes) -> None:
+        """Read on, beginning with what was held."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+            self.data_received(held)
 
     def handle_error(
         self,
@@ -217,6 +265,12 @@ class Connection(web.RequestHandler):
             answer = problem_response(OtherProblem.of(status))
         answer.force_close()
         return answer
+
+    def _process_keepalive(self) -> None:
+        if self._lane is not None and self._lane.is_busy:
+            self._keepalive_handle = self._loop.call_later(self._keepalive_timeout, self._process_keepalive)
+        else:
+            super()._process_keepalive()
 
     @property
     def _awaits_request(self) -> bool:
@@ -241,13 +295,15 @@ class Connection(web.RequestHandler):
         if self.transport is None or not self._awaits_request:
             return
         self._listener.ended(reason)
-        self.transport.write(_written(problem_response(error)))
+        self.transport.write(written(problem_response(error), keep_alive=False))
         self.transport.write_eof()
         # Whatever else comes is thrown away. Closed with something unread, the connection would take the answer along.
         self.close()
         self._loop.call_later(self._listener.limits.linger_seconds, self.transport.abort)
 
     def _answer_taken(self) -> None:
+        self._listener.answers_bytes -= self._untaken_bytes
+        self._untaken_bytes = 0
         if self._answer_timer is not None:
             self._answer_timer.cancel()
             self._answer_timer = None
@@ -255,16 +311,6 @@ class Connection(web.RequestHandler):
     def _answer_is_late(self, transport: asyncio.Transport) -> None:
         self._listener.ended("late_answer")
         transport.abort()
-
-
-def _written(answer: web.Response) -> bytes:
-    """An answer as it goes over the wire, for the moments when aiohttp has no request that it could belong to."""
-    body = bytes(answer.body)  # type: ignore[arg-type] # our problems have bytes
-    head = (
-        f"HTTP/1.1 {answer.status} {answer.reason}\r\nContent-Type: {answer.content_type}\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    )
-    return head.encode() + body
 
 
 class Listener(web.Server):
@@ -275,6 +321,7 @@ class Listener(web.Server):
     metrics: Metrics
     answers_bytes: int = 0  # that clients have not taken yet
     leaving: bool = False  # each answer is the last one of its connection
+    plain_routes: PlainRoutes = {}  # noqa: RUF012 - never changed, but replaced as a whole
 
     def __call__(self) -> web.RequestHandler:
         """Make a connection."""
@@ -284,6 +331,14 @@ class Listener(web.Server):
     def has_room(self) -> bool:
         """Whether one more connection is let in."""
         return len(self._connections) < self.connections_max
+
+    def has_no_room_for(self, size: int) -> bool:
+        """Whether an answer would be too much, with those that clients have not taken yet."""
+        return self.answers_bytes > 0 and self.answers_bytes + size > self.limits.answers_bytes_max
+
+    def too_many_answers(self) -> web.Response:
+        """What is answered instead."""
+        return problem_response(Unavailable("the answers that clients have not taken yet are too many"))
 
     def ended(self, reason: str) -> None:
         """A connection was ended by us, for a reason that is in the documentation of the metric."""
@@ -326,6 +381,7 @@ class Runner(web.AppRunner):
         server.metrics = self.app.get(METRICS) or Metrics()
         if (hot := self.app.get(HOT)) is not None:
             server.request_handler = hot.before(server.request_handler)
+            server.plain_routes = hot.plain
         server.metrics.connections.set_function(lambda: len(server.connections))
         server.metrics.answers_bytes.set_function(lambda: server.answers_bytes)
         server.metrics.connections_max.set(server.connections_max)

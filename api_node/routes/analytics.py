@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+from functools import partial
 from http import HTTPStatus
+from operator import is_
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from aiohttp import web
+from cachetools import LRUCache
 
 from api_node.bulk import SPOOL, WORKER
 from common.bodies import read_body
-from common.errors import Malformed, WrongMediaType
+from common.errors import Malformed, RequestError, WrongMediaType
 from common.events import EVENT, TIMESTAMP, parse_timestamp, read_json, read_urlencoded
 from common.hot import HOT, HotRoutes, header_lines, quick_answer
 from common.multipart import MULTIPART, read_multipart
-from common.summaries import to_json, to_text
+from common.problems import problem_response
+from common.summaries import add, to_json, to_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
 
+    from api_node.delivery import Waiter
     from api_node.intake import Intake
     from api_node.membership import Membership
     from api_node.queries import Queries, WorkerSummary
     from common.config import ClusterConfig
     from common.edge import Edge
     from common.events import Field
+    from common.lane import Head, Send
     from common.slices import Micros, SliceId
     from common.summaries import Summary
+    from common.wire import Held
 
+ANSWERS_MAX = 256  # kept as they went out: of the slices, and in the forms, that are asked for right now
 EVENT_BYTES_MAX = 64 << 10  # one event with its properties
 FORM, JSON = "application/x-www-form-urlencoded", "application/json"
 # As numbers: to name a member of an enum costs as much as to look it up.
@@ -63,6 +71,10 @@ class AnalyticsRoutes:
         self._queries = queries
         self._spooled = spooled
         self._now = now
+        # What was answered, and from which summaries of the workers: the same objects make the same answer.
+        self._answers: LRUCache[tuple[_Wish, str | None], tuple[list[Held], web.StreamResponse]] = LRUCache(
+            maxsize=ANSWERS_MAX
+        )
 
     def add_to(self, app: web.Application, edge: Edge) -> None:
         """Register the routes; each with and without a slash at its end, and those hot that most requests are."""
@@ -76,6 +88,8 @@ class AnalyticsRoutes:
         hot = app[HOT] = HotRoutes()
         hot.add("GET", "/analytics", edge.hot("GET", "/analytics", self.summary))
         hot.add("POST", "/analytics", edge.hot("POST", "/analytics", self.post))
+        hot.plain[b"GET /analytics"] = edge.plain("GET", "/analytics", self.plain_summary)
+        hot.plain[b"POST /analytics"] = edge.plain("POST", "/analytics", self.plain_post)
         app.router.add_post("/analytics", self.post)
         app.router.add_post("/analytics/", self.post)
 
@@ -91,19 +105,57 @@ class AnalyticsRoutes:
         durability = await self._intake.accept(fields)
         return quick_answer(status, head=_TAKEN[durability])
 
+    def plain_post(self, query: str, _: Head, send: Send) -> Coroutine[Any, Any, web.StreamResponse] | None:
+        """Count one event, given in the query of a plain request: no task waits for it."""
+        fields = read_urlencoded(query)
+        status = _NO_CONTENT if any(name == EVENT for name, _ in fields) else _ACCEPTED
+        waiter = self._intake.begin(fields)
+        if waiter is None:
+            return self._accepted(fields, status)
+        waiter.add_done_callback(partial(self._tell, send, status))
+        return None
+
+    def _tell(self, send: Send, status: int, waiter: Waiter) -> None:
+        try:
+            answer = _TAKEN_ANSWERS[status, self._intake.durability(waiter.result())]
+        except RequestError as error:
+            answer = problem_response(error)
+        send(answer)
+
+    async def _accepted(self, fields: list[Field], status: int) -> web.StreamResponse:
+        return _TAKEN_ANSWERS[status, await self._intake.accept(fields)]
+
     async def summary(self, request: web.Request) -> web.StreamResponse:
         """The summary of the slice of a time."""
-        wish = self._wish(request)
+        return await self._summary(self._wish(_query(request), request.headers.get("Accept", "")))
+
+    def plain_summary(self, query: str, head: Head, send: Send) -> Coroutine[Any, Any, web.StreamResponse] | None:
+        """The same for a plain request: an answer that is still right is sent as it was."""
+        wish = self._wish(read_urlencoded(query), head.accept)
+        parts = None if self._spooled() else self._queries.fresh(wish.slice)
+        if parts is None:
+            return self._summary(wish)
+        key = wish, self._config().compat
+        known = self._answers.get(key)
+        if known is None or len(known[0]) != len(parts) or not all(map(is_, known[0], parts)):
+            summary = add(wish.slice, [held.summary for held in parts])
+            known = self._answers[key] = parts, self._shown(summary, {}, wish)
+        send(known[1])
+        return None
+
+    async def _summary(self, wish: _Wish) -> web.StreamResponse:
         # Before the workers are asked: an event that is delivered meanwhile may be told twice, but is never left out.
         spooled = self._spooled()
-        summary = await self._queries.summary(wish.slice, partial=wish.partial)
+        return self._shown(await self._queries.summary(wish.slice, partial=wish.partial), spooled, wish)
+
+    def _shown(self, summary: Summary, spooled: Mapping[SliceId, int], wish: _Wish) -> web.StreamResponse:
         if wish.as_json:
             return _json(self._object(summary, spooled), complete=summary.complete)
         return _text(self._slice_lines(summary, spooled), complete=summary.complete)
 
     async def per_worker(self, request: web.Request) -> web.StreamResponse:
         """The same for each worker of its route, in route order."""
-        wish = self._wish(request)
+        wish = self._wish(_query(request), request.headers.get("Accept", ""))
         parts = await self._queries.per_worker(wish.slice, partial=wish.partial)
         complete = all(part.summary is not None and part.summary.complete for part in parts)
         if wish.as_json:
@@ -113,7 +165,7 @@ class AnalyticsRoutes:
 
     async def all_slices(self, request: web.Request) -> web.StreamResponse:
         """The summaries of all slices that hold data, oldest first, up to a time."""
-        wish = self._wish(request)
+        wish = self._wish(_query(request), request.headers.get("Accept", ""))
         spooled = self._spooled()  # as above
         found, all_answered = await self._queries.all_slices(wish.slice, partial=wish.partial)
         complete = all_answered and all(summary.complete for summary in found)
@@ -122,9 +174,9 @@ class AnalyticsRoutes:
         lines = (f"slice,{summary.slice}\n{self._slice_lines(summary, spooled)}" for summary in found)
         return _text("".join(lines), complete=complete)
 
-    def _wish(self, request: web.Request) -> _Wish:
+    def _wish(self, fields: Iterable[Field], accept: str) -> _Wish:
         asked: dict[str, str] = {}
-        for name, value in _query(request):
+        for name, value in fields:
             if name not in (TIMESTAMP, "format", "partial"):
                 continue
             if name in asked:
@@ -135,7 +187,7 @@ class AnalyticsRoutes:
         at = parse_timestamp(asked[TIMESTAMP]) if TIMESTAMP in asked else self._now()
         return _Wish(
             slice=clock.slice_at(at),
-            as_json=_wants_json(asked.get("format"), request),
+            as_json=_wants_json(asked.get("format"), accept),
             partial=_one_of("partial", asked.get("partial", "false"), {"true": True, "false": False}),
         )
 
@@ -199,10 +251,10 @@ async def _body_fields(request: web.Request) -> list[Field] | None:
     raise WrongMediaType(message)
 
 
-def _wants_json(wanted: str | None, request: web.Request) -> bool:
+def _wants_json(wanted: str | None, accept: str) -> bool:
     if wanted is not None:
         return _one_of("format", wanted, {"json": True, "text": False})
-    return JSON in request.headers.get("Accept", "")
+    return JSON in accept
 
 
 def _one_of(field: str, value: str, known: dict[str, bool]) -> bool:
@@ -229,4 +281,9 @@ def _heads(content_type: str) -> dict[bool, str]:
 
 
 _TEXT_HEADS, _JSON_HEADS = _heads("text/plain; charset=utf-8"), _heads(JSON)
+_TAKEN_ANSWERS = {
+    (status, disk): quick_answer(status, head=header_lines({"X-Durability": disk}))
+    for status in (_ACCEPTED, _NO_CONTENT)
+    for disk in (WORKER, SPOOL)
+}
 _TAKEN = {disk: header_lines({"X-Durability": disk}) for disk in (WORKER, SPOOL)}

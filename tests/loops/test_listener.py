@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import io
 import resource
-from collections.abc import AsyncIterator, Awaitable, Callable
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
@@ -14,7 +16,9 @@ from aiohttp import web
 
 from common.bodies import Bodies, read_body
 from common.edge import Edge
+from common.errors import Malformed
 from common.hot import HOT, HotRoutes, quick_answer
+from common.lane import HELD_BYTES_MAX, Head, PlainHandler, Send
 from common.listener import (
     CONNECTIONS_MAX,
     DESCRIPTORS_WANTED,
@@ -80,7 +84,8 @@ class Client:
 class Place:
     """A served application."""
 
-    def __init__(self, port: int, metrics: Metrics, log: io.StringIO) -> None:
+    def __init__(self, port: int, metrics: Metrics, log: io.StringIO, runner: Runner) -> None:
+        self.end = runner.cleanup
         self.metrics = metrics
         self.log = log
         self._port = port
@@ -127,12 +132,19 @@ async def short(request: web.Request) -> web.StreamResponse:
     return quick_answer(200, body=(await read_body(request)) or b"nothing")
 
 
-WAYS = pytest.mark.parametrize("path", [b"/big", b"/quick"], ids=["application", "hot"])
+def plain(_: str, __: Head, send: Send) -> None:
+    send(quick_answer(200, body=bytes(BIG)))
+
+
+WAYS = pytest.mark.parametrize("path", [b"/big", b"/quick", b"/plain"], ids=["application", "hot", "lane"])
 
 
 @asynccontextmanager
 async def served(
-    limits: Limits = PLENTY, *, handler: Callable[[web.Request], Awaitable[web.StreamResponse]] = echo
+    limits: Limits = PLENTY,
+    *,
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]] = echo,
+    in_lane: PlainHandler = plain,
 ) -> AsyncIterator[Place]:
     written, metrics = io.StringIO(), Metrics()
     edge = Edge(metrics=metrics, log=new_log("api-0", stream=written))
@@ -140,15 +152,18 @@ async def served(
     app.router.add_post("/echo", handler)
     app.router.add_get("/big", big)
     app.router.add_get("/quick", quick)
+    app.router.add_get("/plain", quick)
+    app.router.add_post("/plain", short)
     app.router.add_route("*", "/short", short)
     hot = app[HOT] = HotRoutes()
     hot.add("GET", "/quick", edge.hot("GET", "/quick", quick))
+    hot.plain[b"GET /plain"] = edge.plain("GET", "/plain", in_lane)
     for method in ("GET", "POST"):
         hot.add(method, "/short", edge.hot(method, "/short", short))
     add_probes(app, health=Health(), metrics=metrics)
     runner = Runner(app, limits=limits)
     port = PORTS.take()
-    place = Place(port, metrics, written)
+    place = Place(port, metrics, written, runner)
     try:
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", port).start()
@@ -553,6 +568,193 @@ async def test_hot_routes_answer_as_others_do() -> None:
         for answer in (old, leaving):
             assert b"Connection: close\r\n" in answer
             assert answer.endswith(b"\r\n\r\nnothing")
+
+
+# --- the lane
+
+PLAIN = b"GET /plain?at=now HTTP/1.1\r\nHost: x\r\nAccept: text/plain\r\n\r\n"
+
+
+class Asked:
+    """A handler of the lane that answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, Head]] = []
+        self.came = asyncio.Event()
+        self._sends: list[Send] = []
+
+    def __call__(self, query: str, head: Head, send: Send) -> None:
+        self.requests.append((query, head))
+        self._sends.append(send)
+        self.came.set()
+
+    async def answer(self, body: bytes) -> None:
+        await self.came.wait()
+        self.came.clear()
+        self._sends.pop(0)(quick_answer(200, body=body))
+
+
+async def test_a_plain_request_is_answered_in_the_lane() -> None:
+    """One after the other on a connection; the next one may bring another head."""
+    asked = Asked()
+    async with served(in_lane=asked) as place:
+        client = await place.connect()
+        client.send(PLAIN)
+        await asked.answer(b"1")
+        first = await client.answer()
+        client.send(PLAIN.replace(b"text/plain", b"application/json").replace(b"now", b"7"))
+        await asked.answer(b"2")
+
+        assert [first, await client.answer()] == [(200, b"1"), (200, b"2")]
+        assert asked.requests == [("at=now", Head(accept="text/plain")), ("at=7", Head(accept="application/json"))]
+
+
+async def test_what_comes_before_the_answer_waits_for_it() -> None:
+    """However it is cut; what is behind a plain request is the library's, and answers keep their order."""
+    asked = Asked()
+    async with served(in_lane=asked) as place:
+        client = await place.connect()
+        client.send(PLAIN)
+        await asked.came.wait()
+        client.send(WHOLE[:20])
+        client.send(WHOLE[20:], PLAIN)
+        await asked.answer(b"1")
+
+        assert [await client.answer() for _ in range(2)] == [(200, b"1"), (200, b"abc")]
+        assert (await client.answer())[0] == 200
+        assert len(asked.requests) == 1
+
+
+async def test_a_connection_that_was_not_plain_is_the_librarys_for_good() -> None:
+    """So no byte between two of its requests is ever read by two parsers."""
+    asked = Asked()
+    async with served(in_lane=asked) as place:
+        client = await place.connect()
+        client.send(WHOLE)
+        echoed = await client.answer()
+        client.send(PLAIN)
+
+        assert echoed == (200, b"abc")
+        assert len((await client.answer())[1]) == BIG
+        assert not asked.requests
+
+
+@pytest.mark.parametrize("cut", [1, 30, len(PLAIN) - 1])
+async def test_a_plain_request_in_pieces_is_the_librarys(cut: int) -> None:
+    async with served() as place:
+        client = await place.connect()
+        client.send(PLAIN[:cut])
+        await eventually(lambda: said(place.open == 1))
+        client.send(PLAIN[cut:])
+
+        assert len((await client.answer())[1]) == BIG
+
+
+async def test_a_flood_behind_a_plain_request_is_not_read() -> None:
+    """Beyond a bound the client has to wait, and its bytes stay where they are."""
+    asked = Asked()
+    async with served(in_lane=asked) as place:
+        client = await place.connect()
+        client.send(PLAIN)
+        await asked.came.wait()
+        client.send(
+            b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (BODY_MAX - 1), b"x" * (BODY_MAX - 1)
+        )
+        client.send(bytes(BIG))
+        await asyncio.sleep(0.1)
+        unsent = client.writer.transport.get_write_buffer_size()
+        await asked.answer(b"1")
+
+        assert unsent > BIG // 2
+        assert HELD_BYTES_MAX < BODY_MAX
+        assert await client.answer() == (200, b"1")
+        assert await client.answer() == (200, b"x" * (BODY_MAX - 1))
+
+
+async def test_a_plain_client_that_half_closes_gets_its_answer() -> None:
+    """And the connection ends, whether its end or the answer came first."""
+    asked = Asked()
+    async with served(in_lane=asked) as place:
+        client = await place.connect()
+        client.send(PLAIN)
+        client.writer.write_eof()
+        await asked.answer(b"1")
+        answer = await client.rest()
+
+        assert answer.endswith(b"\r\n\r\n1")
+
+
+async def test_a_plain_client_that_is_gone_harms_nobody() -> None:
+    """Its answer comes too late, is counted, and goes nowhere."""
+    asked = Asked()
+    async with served(in_lane=asked) as place:
+        client = await place.connect()
+        client.send(PLAIN)
+        await asked.came.wait()
+        # So that it is a reset: an end alone may still be waiting for its answer.
+        client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.writer.transport.abort()
+        await eventually(lambda: said(place.open == 0))
+        await asked.answer(b"1")
+        labels = {"method": "GET", "route": "/plain", "status": "200"}
+
+        assert place.metrics.registry.get_sample_value("tallyslice_http_requests_total", labels) == 1
+
+
+async def test_a_plain_request_outlasts_the_time_between_two() -> None:
+    """The connection is not idle while it waits for its answer."""
+    asked = Asked()
+    async with served(Limits(idle_seconds=0.05), in_lane=asked) as place:
+        client = await place.connect()
+        client.send(PLAIN)
+        await asyncio.sleep(0.2)
+        await asked.answer(b"1")
+
+        assert await client.answer() == (200, b"1")
+        assert await client.rest() == b""
+
+
+async def test_a_node_that_leaves_answers_what_is_under_way_in_the_lane() -> None:
+    """And ends the connection with it."""
+    asked = Asked()
+    async with served(in_lane=asked) as place:
+        client = await place.connect()
+        client.send(PLAIN)
+        await asked.came.wait()
+        ending = asyncio.create_task(place.end())
+        await asyncio.sleep(0.1)
+        waits = not ending.done()
+        await asked.answer(b"1")
+        answer = await client.rest()
+        await ending
+
+        assert waits
+        assert b"Connection: close\r\n" in answer
+        assert answer.endswith(b"\r\n\r\n1")
+
+
+async def test_what_fails_in_the_lane_is_a_problem_like_any_other() -> None:
+    """At once or later; the connection goes on."""
+
+    async def later(error: Exception) -> web.StreamResponse:
+        raise error
+
+    def fails(query: str, _: Head, __: Send) -> Coroutine[object, object, web.StreamResponse]:
+        error = ValueError(CANARY) if "own" in query else Malformed("is wrong", field="at")
+        if "later" in query:
+            return later(error)
+        raise error
+
+    async with served(in_lane=fails) as place:
+        client = await place.connect()
+        answers = []
+        for query in (b"now", b"later", b"own", b"own-later"):
+            client.send(PLAIN.replace(b"now", query))
+            answers.append(await client.answer())
+
+        assert [status for status, _ in answers] == [400, 400, 500, 500]
+        assert b"at: is wrong" in answers[0][1]
+        assert CANARY.encode() not in b"".join(body for _, body in answers)
 
 
 async def said(what: bool) -> None:  # noqa: FBT001 - the claim is the point
