@@ -30,6 +30,7 @@
         +-- PortInUse           69   somebody else listens there
         +-- InputOutputFailed   70   the disk or the file system refused
         +-- DirectoryOwned      75   another process owns the data directory
+        +-- NotPermitted        77   a node wants a token, or another one
         +-- ConfigRefused       78   the cluster file is wrong, or contradicts what the cluster has pinned
 
 Messages name the thing and the offending value, and never a user, an address or a query string.
@@ -261,6 +262,12 @@ class DirectoryOwned(ExitError):
     """Another process owns the data directory."""
 
     exit_code = 75
+
+
+class NotPermitted(ExitError):
+    """A node that a command asks wants a token, or another one."""
+
+    exit_code = 77
 
 
 class ConfigRefused(ExitError):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from common.config import ClusterConfig, load_config
 from common.judge import route_plan, show_route
 from common.slices import format_instant
+from tallyslice.screen import plain_console
 
 
 @click.command("check-config")
@@ -22,11 +22,6 @@ def check_config(file: Path) -> None:
     console.print(f"{file} is good (version {config.version}).", soft_wrap=True)
     for table in (_nodes(config), _routing(config), _settings(config)):
         console.print(table)
-
-
-def plain_console() -> Console:
-    """A console that shows ids and routes as they are: brackets are no markup here."""
-    return Console(markup=False, highlight=False, emoji=False)
 
 
 def _nodes(config: ClusterConfig) -> Table:

@@ -25,12 +25,9 @@ from common.config import ClusterConfig, listen_address, load_config, read_file
 from common.errors import ConfigRefused, DirectoryOwned, ExitError, InputOutputFailed, PortInUse
 from tallyslice.ports import check_ports
 from tallyslice.processes import Ended, Node, Processes
-from tallyslice.questions import Questions, origin
+from tallyslice.questions import Questions
+from tallyslice.target import default_file, origin
 
-DEFAULT_FILE = Path("etc/cluster.json")
-# What an installed Tallyslice brings along, for folders that have none: in the tree a link to that file, in a wheel a
-# copy.
-OWN_FILE = Path(__file__).with_name("cluster.json")
 FILE_NAME = "cluster.json"
 START_SECONDS = 60.0  # for every node to be ready: a slow machine takes ten
 PROBE_AGAIN_SECONDS = 0.1
@@ -101,7 +98,7 @@ def open_folder(cluster_file: Path | None, data: Path | None, *, now: datetime) 
         folder = ClusterFolder(path=path, config=load_config(kept))
         _check_ports(folder)
     else:
-        source = cluster_file or (DEFAULT_FILE if DEFAULT_FILE.exists() else OWN_FILE)
+        source = cluster_file or default_file()
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise click.UsageError(f"{path} is neither empty nor the data folder of an earlier run")
         config = load_config(source)

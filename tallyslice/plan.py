@@ -20,7 +20,7 @@ from common.errors import ConfigRefused, InputOutputFailed
 from common.judge import PlanLine, judge, route_plan, show_route
 from common.routing import WorkerId
 from common.wire import Pins, SettledRoute
-from tallyslice.check_config import plain_console
+from tallyslice.screen import plain_console
 
 ANSWER_BYTES_MAX = 64 << 20
 TIMEOUT_SECONDS = 10.0

@@ -44,7 +44,7 @@ from common.wire import (
     SettledRoute,
 )
 from tallyslice.merge import Merged, Told, merge
-from tallyslice.questions import origin
+from tallyslice.target import origin
 
 if TYPE_CHECKING:
     import aiohttp

@@ -20,7 +20,7 @@ from rich.table import Table
 from common.config import ClusterConfig, load_config, load_token
 from common.routing import WorkerId
 from common.slices import Micros, SliceId, format_instant
-from tallyslice.check_config import plain_console
+from tallyslice.screen import plain_console
 
 if TYPE_CHECKING:
     from tallyslice.recovery import Rebuilt, Recovery, Replaced

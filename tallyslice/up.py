@@ -31,8 +31,9 @@ from tallyslice.load.command import rate_option, seconds_option, seed_option
 from tallyslice.load.order import RATE, SECONDS, Order
 from tallyslice.load.run import load_and_check, now
 from tallyslice.processes import STOP_SECONDS, Ended, Node, Processes
-from tallyslice.questions import Questions, origin
+from tallyslice.questions import Questions
 from tallyslice.screen import new_console
+from tallyslice.target import origin
 
 EDIT_SECONDS = 60  # ahead of now is the example of an edit: time enough to make it
 BAD = "bold red"

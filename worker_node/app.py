@@ -194,6 +194,7 @@ async def open_worker(
             registry=registry,
             closing=closing,
             space=space,
+            watch=watch,
             metrics=metrics,
             config=lambda: settings.config,
             token=lambda: settings.token,

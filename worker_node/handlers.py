@@ -18,6 +18,7 @@
     GET  /worker?slice=S            -> the slice, as text or JSON; /workers too
     POST /worker?slice=S&user=K&T   counts one event of type T without a number, for debugging
     GET  /worker/slices             -> {"slices": [...]}
+    GET  /worker/status             -> how this worker is, for `tallyslice status`
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from common.bodies import read_body
 from common.errors import Malformed, NoAnswer, NotHere, WrongMediaType
 from common.events import is_event_type, read_urlencoded
 from common.hot import HOT, HotRoutes, header_lines, quick_answer
-from common.slices import SliceId
+from common.slices import SliceId, format_instant
 from common.summaries import Summary, to_json, to_text
 from common.web import json_response, require_token
 from common.wire import (
@@ -69,6 +70,7 @@ from worker_node.receiver import NumberedBatch, address
 from worker_node.room import Load
 
 if TYPE_CHECKING:
+    from common.cluster_watch import ClusterWatch
     from common.config import ClusterConfig
     from common.edge import Edge
     from common.routing import WorkerId
@@ -86,6 +88,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 _SLICE = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 _USER_KEY = re.compile(r"[0-9a-fA-F]{32}", re.ASCII)
+SLICES_TOLD_MAX = 1_000  # of those that are quarantined: one is too many
 _COMPAT_LABEL = "unqiue_users"  # sic: what the older system's clients expect
 
 
@@ -103,6 +106,7 @@ class Handlers:
         registry: RegistryThread,
         closing: Closing,
         space: Space,
+        watch: ClusterWatch,
         metrics: WorkerMetrics,
         config: Callable[[], ClusterConfig],
         token: Callable[[], str | None],
@@ -115,6 +119,7 @@ class Handlers:
         self._registry = registry
         self._closing = closing
         self._space = space
+        self._watch = watch
         self._metrics = metrics
         self._config = config
         self._token = token
@@ -138,6 +143,7 @@ class Handlers:
         app.router.add_post("/worker/registry/routes", self.registry_routes)
         app.router.add_post("/worker/registry/rebuild", self.rebuild)
         app.router.add_get("/worker/slices", self.slices)
+        app.router.add_get("/worker/status", self.status)
         for path in ("/worker", "/workers"):
             app.router.add_get(path, self.show)
             app.router.add_post(path, self.count)
@@ -308,6 +314,25 @@ class Handlers:
     async def slices(self, _: web.Request) -> web.Response:
         """Name the slices that hold data here."""
         return json_response({"slices": self._holdings.between(None, None)})
+
+    async def status(self, _: web.Request) -> web.Response:
+        """Tell how this worker is."""
+        held, refusal = self._holdings, self._watch.refusal
+        verifying = len(self._writer.suspects)
+        return json_response(
+            {
+                "version": self._config().version,
+                "refusal": None if refusal is None else {"reasons": refusal.reasons, "at": format_instant(refusal.at)},
+                "slices": {
+                    "open": held.open_count - verifying,
+                    "verifying": verifying,
+                    "closed": len(held) - held.open_count - held.quarantined_count,
+                    "quarantined": held.quarantined(SLICES_TOLD_MAX),
+                },
+                "waiting_events": self._writer.waiting.events,
+                "free_bytes": self._space.free_bytes,
+            }
+        )
 
     # What they share.
 

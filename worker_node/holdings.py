@@ -51,6 +51,10 @@ class Holdings:
         """How many slices are quarantined."""
         return len(self._quarantined)
 
+    def quarantined(self, most: int) -> list[SliceId]:
+        """So many of the quarantined slices, ascending."""
+        return sorted(self._quarantined)[:most]
+
     def between(self, after: SliceId | None, until: SliceId | None) -> list[SliceId]:
         """The slices held in ``after < slice <= until``, ascending; None is no bound."""
         first = 0 if after is None else bisect_right(self._slices, after)

@@ -12,8 +12,8 @@ from rich.console import Console
 from tallyslice.interrupts import Interrupts
 from tallyslice.load.order import CLOSED_CONNECTIONS, OPEN_CONNECTIONS, RATE, SECONDS, USERS, Order
 from tallyslice.load.run import Result, load_and_check
-from tallyslice.questions import origin
 from tallyslice.screen import new_console
+from tallyslice.target import origin
 
 # Beyond what one process sends, what anybody waits for, what a process has descriptors for, and what a node takes.
 RATE_MAX, SECONDS_MAX, CONNECTIONS_MAX, BULK_MAX = 1_000_000.0, 1_000_000.0, 10_000, 65_536

@@ -131,7 +131,7 @@ def installed(package: Package, tmp_path: Path) -> Iterator[Alone]:
 
 
 async def test_an_installed_wheel_runs_a_cluster_anywhere(installed: Alone, tmp_path: Path) -> None:
-    """In an empty folder, with the runtime lock's packages alone: it starts, counts an event, and Ctrl-C ends it all."""
+    """In an empty folder, with the runtime lock's packages alone: it starts, counts an event, Ctrl-C ends it."""
 
     async def up() -> None:
         assert installed.process.poll() is None, installed.printed.read_text()

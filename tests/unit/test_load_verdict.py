@@ -22,7 +22,8 @@ from tallyslice.load.generator import Generator
 from tallyslice.load.order import Order
 from tallyslice.load.reconcile import Counted
 from tallyslice.load.verdict import Judgement, NodeVerdict, report
-from tallyslice.questions import Questions, origin
+from tallyslice.questions import Questions
+from tallyslice.target import origin
 
 NOW = Micros(1_700_000_000 * SECOND)
 CLOCK = SliceClock(first=NOW, length_seconds=60)
@@ -271,9 +272,9 @@ async def test_an_answer_that_is_not_of_an_api_node_is_none(api: FakeApi, questi
     api.answers = [{"slices": "none"}]
     api.pins = {"first": "noon"}
 
-    with pytest.raises(PeerAway, match="does not answer like an API node"):
+    with pytest.raises(PeerAway, match="does not answer like a node of Tallyslice"):
         await questions.all_slices(node)
-    with pytest.raises(PeerAway, match="does not answer like an API node"):
+    with pytest.raises(PeerAway, match="does not answer like a node of Tallyslice"):
         await questions.cluster(node)
 
 

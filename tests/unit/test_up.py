@@ -15,8 +15,9 @@ from common.config import load_config
 from common.errors import ConfigRefused, PortInUse
 from common.routing import RoutingEntry, WorkerId
 from common.slices import SliceId
-from tallyslice.cluster import DEFAULT_FILE, OWN_FILE, open_folder
+from tallyslice.cluster import open_folder
 from tallyslice.ports import check_ports
+from tallyslice.target import DEFAULT_FILE, OWN_FILE
 from tallyslice.up import without_entry
 from tests.support.pages import ROOT
 from tests.support.ports import PORTS

@@ -1,0 +1,196 @@
+"""Which cluster a command means, and how its nodes are called: the options that all commands share, read in one place.
+
+::
+
+    --cluster FILE      the cluster file: every node of it
+    --url URL           API nodes, where the file is not at hand
+    --token-file FILE   what to show API nodes that ask for a token
+    --ca FILE           whom to believe that a node is who it says
+
+Without any, the cluster is the one that ``tallyslice up`` starts without any: that of ``etc/cluster.json``, or where
+there is none that of the example which comes with Tallyslice.
+
+A token is never an argument: other users of the machine see those.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+import click
+
+from common.config import ClusterConfig, load_config, load_token
+from common.errors import ConfigRefused
+
+if TYPE_CHECKING:
+    import aiohttp
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_FILE = Path("etc/cluster.json")
+# What an installed Tallyslice brings along, for folders that have none: in the tree a link to that file, in a wheel a
+# copy.
+OWN_FILE = Path(__file__).with_name("cluster.json")
+TOKEN_BYTES_MAX = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """The cluster that a command means.
+
+    Attributes:
+        api_nodes: name -> scheme, host and port. At least one.
+        config: the cluster file; None if only URLs were given.
+        file: where that is.
+        token: to be shown to API nodes.
+        tls: how certificates are checked; None: as the system does.
+        hint: what to say where nobody answers.
+    """
+
+    api_nodes: Mapping[str, str]
+    config: ClusterConfig | None = None
+    file: Path | None = None
+    token: str | None = None
+    tls: ssl.SSLContext | None = None
+    hint: str = ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What goes along with each call to an API node."""
+        return {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
+
+    @property
+    def internal_token(self) -> str | None:
+        """What nodes show each other, and we show workers.
+
+        Raises:
+            ConfigRefused: it cannot be read.
+        """
+        return None if self.config is None else load_token(self.config)
+
+    def session(self) -> aiohttp.ClientSession:
+        """What carries the calls; each has its own deadline."""
+        import aiohttp  # noqa: PLC0415 - slow to import: whoever asks for help should not wait for it
+
+        connector = aiohttp.TCPConnector(ssl=self.tls or True)
+        return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
+
+
+def origin(url: str) -> str:
+    """Scheme, host and port of a node's URL: what its other paths are appended to.
+
+    Raises:
+        ValueError: it is no http or https URL with a host.
+    """
+    message = "must be the URL of an API node, such as http://localhost:8000"
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+        raise ValueError(message)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+_CLUSTER = click.option(
+    "--cluster",
+    "-c",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help=f"The cluster file.  [default: {DEFAULT_FILE}]",
+)
+_URL = click.option(
+    "--url",
+    "-u",
+    "urls",
+    metavar="URL",
+    multiple=True,
+    help="An API node, such as http://localhost:8000, instead of --cluster; may be given several times.",
+)
+_TOKEN = click.option(
+    "--token-file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Holds the token to be shown to API nodes, if they ask for one.",
+)
+_CA = click.option(
+    "--ca",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Certificates (PEM) that those of the nodes are checked against, instead of the system's.",
+)
+
+
+def target_options(*, by_url: bool = True) -> Callable[[F], F]:
+    """Give a command the options that say which cluster it means; it calls ``find_target`` with them.
+
+    Args:
+        by_url: whether URLs of API nodes will do; else the command needs the whole file.
+    """
+
+    def add(command: F) -> F:
+        # click collects decorators from the last one to the first.
+        for option in (_CA, _TOKEN, *([_URL] if by_url else []), _CLUSTER):
+            command = option(command)
+        return command
+
+    return add
+
+
+def find_target(
+    *, cluster: Path | None, token_file: Path | None, ca: Path | None, urls: tuple[str, ...] = ()
+) -> Target:
+    """The cluster that the options mean.
+
+    Raises:
+        click.UsageError: they contradict each other, or mean none.
+        ConfigRefused: a file that they name cannot be used.
+    """
+    if urls and cluster is not None:
+        raise click.UsageError("--cluster and --url both say which cluster: give one of them")
+    token = None if token_file is None else _read_token(token_file)
+    tls = None if ca is None else _read_ca(ca)
+    if urls:
+        try:
+            nodes = {found: found for found in map(origin, urls)}
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--url") from error
+        return Target(api_nodes=nodes, token=token, tls=tls)
+    file = cluster or default_file()
+    config = load_config(file)
+    nodes = {f"api-{name}": origin(url) for name, url in config.api_nodes.items()}
+    return Target(api_nodes=nodes, config=config, file=file, token=token, tls=tls, hint=_hint(file, cluster))
+
+
+def _hint(file: Path, asked_for: Path | None) -> str:
+    if asked_for is not None:
+        return f"Does the cluster of {file} run?"
+    shown = "the example cluster" if file == OWN_FILE else file
+    return f"Does the cluster run? This was {shown}; --cluster FILE names another. `tallyslice up` starts one."
+
+
+def default_file() -> Path:
+    """The cluster file of a command that was not told of one."""
+    return DEFAULT_FILE if DEFAULT_FILE.exists() else OWN_FILE
+
+
+def _read_token(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            text = file.read(TOKEN_BYTES_MAX + 1).decode(errors="replace").strip()
+    except OSError as error:
+        raise ConfigRefused([f"--token-file {path} cannot be read: {error.strerror}"]) from error
+    if not text or len(text) > TOKEN_BYTES_MAX or not text.isascii() or not text.isprintable() or " " in text:
+        raise ConfigRefused([f"--token-file {path} must hold one token: visible ASCII characters without a space"])
+    return text
+
+
+def _read_ca(path: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=path)
+    except ssl.SSLError as error:
+        raise ConfigRefused([f"--ca {path} holds no certificates in PEM"]) from error
+    except OSError as error:
+        raise ConfigRefused([f"--ca {path} cannot be read: {error.strerror}"]) from error
