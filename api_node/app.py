@@ -151,9 +151,8 @@ class ApiNode:
             deadline_seconds=deadlines.route_seconds,
         )
         self._room = make_room(folder=data, config=self._running, now=now, log=log)
-        metrics.spool_events.set_function(lambda: self._room.events)
-        metrics.spool_bytes.set_function(lambda: self._room.size_bytes)
-        metrics.spool_age_seconds.set_function(lambda: self._room.age_seconds)
+        metrics.follow_spool(self._room, self._running)
+        metrics.follow_registry(self._routes)
 
         async def empty_batch(slice_id: SliceId, seq: int) -> Batch:
             route = await self._routes.find(slice_id)
@@ -185,8 +184,14 @@ class ApiNode:
             log=log,
             watch_seconds=deadlines.watch_seconds,
         )
+        metrics.follow_workers(lambda: self._workers.links)
         places = Places(
-            config=self._running, membership=self._membership, routes=self._routes, anonymiser=anonymiser, now=now
+            config=self._running,
+            membership=self._membership,
+            routes=self._routes,
+            anonymiser=anonymiser,
+            now=now,
+            note_lag=metrics.event_lag_seconds.observe,
         )
         self._intake = Intake(config=self._running, places=places, workers=self._workers, metrics=metrics)
         queries = Queries(
@@ -201,9 +206,7 @@ class ApiNode:
         self._watch = ClusterWatch(
             path=cluster_file, running=config, judge=self._judge, publish=self._publish, log=log, now=now
         )
-        metrics.config_reloads.set_function(lambda: self._watch.reloads)
-        metrics.config_refusals.set_function(lambda: self._watch.refusals)
-        metrics.config_refused.set_function(lambda: self._watch.refusal is not None)
+        metrics.follow_config(self._watch)
         self.health.reasons += [self._membership.reason, self._tasks.reason, self._died, self._all_refuse]
         edge = Edge(metrics=metrics, log=log)
         self.app = web.Application(middlewares=[edge.middleware], client_max_size=EVENT_BYTES_MAX)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from common.slices import SliceClock, SliceId
 
 PLACES_MAX = 1_000
+LAG_EVERY = Micros(SECOND // 10)  # one event in so much time tells how late they come; to ask each would be felt
 
 
 class Place:
@@ -86,12 +87,15 @@ class Places:
         routes: SettledRoutes,
         anonymiser: Anonymiser,
         now: Callable[[], Micros],
+        note_lag: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._config = config
         self._membership = membership
         self._routes = routes
         self._anonymiser = anonymiser
         self._now = now
+        self._note_lag = note_lag
+        self._lag_due = EARLIEST
         self._places: LRUCache[SliceId, Place] = LRUCache(maxsize=PLACES_MAX)
         self._latest: Place | None = None
 
@@ -113,7 +117,7 @@ class Places:
         Raises:
             NotTaken: the node has not met its cluster yet.
         """
-        window = self._window()
+        window = self._window(self._now())
         return max(window.past, window.closed), window.future
 
     def slice_at(self, timestamp: Micros) -> SliceId:
@@ -125,7 +129,8 @@ class Places:
             SliceClosed: it is too late for its slice.
         """
         slice_id = self.clock.slice_at(timestamp)
-        window = self._window()
+        now = self._now()
+        window = self._window(now)
         if timestamp > window.future:
             far = f"is more than {self._config().max_future_seconds:g} s in the future"
             raise OutsideWindow(far, field=TIMESTAMP)
@@ -134,10 +139,13 @@ class Places:
         if timestamp < window.closed:
             late = f"later than {self._config().close_after_seconds:g} s after its end"
             raise SliceClosed(f"slice {slice_id} is closed: it takes no events {late}", field=TIMESTAMP)
+        if now >= self._lag_due:
+            self._lag_due = Micros(now + LAG_EVERY)
+            self._note_lag(max(0, now - timestamp) / SECOND)
         return slice_id
 
-    def _window(self) -> _Window:
-        config, now = self._config(), self._now()
+    def _window(self, now: Micros) -> _Window:
+        config = self._config()
         past = closed = EARLIEST
         if config.max_past_seconds is not None:
             past = Micros(int(now - config.max_past_seconds * SECOND))

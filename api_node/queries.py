@@ -7,6 +7,7 @@ worker that is away until its own deadline, so that a restart goes unnoticed.
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -16,7 +17,7 @@ from common.routing import proposed_route
 from common.summaries import Summary
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable
+    from collections.abc import Awaitable, Callable, Hashable, Iterator
 
     from api_node.membership import Membership
     from api_node.node_metrics import ApiMetrics
@@ -124,7 +125,8 @@ class Queries:
         """
         links = list(self._workers.links.values())
         asked = (self._try(self._all_of(link, until, self._patience(link, partial=partial)), partial) for link in links)
-        found = await asyncio.gather(*asked)
+        with self._waiting():
+            found = await asyncio.gather(*asked)
         # Asked when they have answered: the registry's worker is among them, so by now this node has heard of every
         # claim that was settled before the question.
         found_all = await self._lists_all_named(partial=partial)
@@ -158,6 +160,16 @@ class Queries:
             return False
         raise NoAnswer(reason)
 
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Note how long the workers are waited for, whatever they answer."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            yield
+        finally:
+            self._metrics.fanout_seconds.observe(loop.time() - started)
+
     def _cached(self, route: Route, slice_id: SliceId) -> list[Held] | None:
         """What each worker of the route knows, if all of it is fresh: the way of nearly every question."""
         links = self._workers.links
@@ -188,7 +200,9 @@ class Queries:
             asked = (
                 self._try(self._one(link, slice_id, self._patience(link, partial=partial)), partial) for link in wanted
             )
-            for position, summary in zip(missing, await asyncio.gather(*asked), strict=True):
+            with self._waiting():
+                answers = await asyncio.gather(*asked)
+            for position, summary in zip(missing, answers, strict=True):
                 found[position] = summary
         return [
             WorkerSummary(worker=worker, url=None if link is None else link.peer.url, summary=summary)

@@ -71,6 +71,7 @@ class WorkerLink:
         self._membership = membership
         self._learn_route = learn_route
         self._metrics = metrics
+        self._delivery_seconds = metrics.delivery_seconds.labels(worker)
         self._log = log.bind(worker=worker)
         self._watch_seconds = watch_seconds
         self._tasks = Tasks(log=self._log)
@@ -94,8 +95,6 @@ class WorkerLink:
         """Begin; nothing is sent before there is something to send."""
         await self._tasks.__aenter__()
         self._tasks.start(f"watch-{self.worker}", self._watch())
-        self._metrics.queue_events.labels(self.worker).set_function(lambda: self.delivery.queued()[0])
-        self._metrics.parked_slices.labels(self.worker).set_function(lambda: len(self.delivery.parked()))
         return self
 
     async def __aexit__(
@@ -104,8 +103,7 @@ class WorkerLink:
         """Stop; those who still wait learn that the outcome is not known."""
         self.delivery.give_up()
         await self._tasks.__aexit__(kind, error, at)
-        self._metrics.queue_events.remove(self.worker)
-        self._metrics.parked_slices.remove(self.worker)
+        self._metrics.delivery_seconds.remove(self.worker)
 
     def put(  # noqa: PLR0917 - once per event: keywords cost a tenth of the call
         self, slice_id: SliceId, route: Route, key_id: bytes, event_type: str, user_key: bytes, id_key: bytes | None
@@ -195,12 +193,16 @@ class WorkerLink:
             PeerError: no reply.
             WireError: a reply that is none.
         """
+        loop = asyncio.get_running_loop()
+        started = loop.time()
         try:
             uuid, reply = await self._post(stream, flight, spooled=spooled, seconds=seconds)
         except (PeerError, WireError) as error:
             self._failed(error)
             raise
         self._succeeded()
+        self._delivery_seconds.observe(loop.time() - started)
+        self._metrics.delivered(flight)
         if reply.worker == uuid:  # another cluster counts its own claims
             self._membership.saw_claims(reply.claims)
         for receipt in reply.receipts:

@@ -14,9 +14,9 @@ from common.problems import MethodNotAllowed, OtherProblem, problem_response
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler, Middleware
-    from prometheus_client import Counter, Histogram
 
     from common.hot import HotHandler
+    from common.instruments import Counter, Histogram
     from common.lane import PlainHandler
     from common.logs import Log
     from common.metrics import Metrics

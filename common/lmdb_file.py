@@ -64,11 +64,14 @@ class LmdbFile:
     Attributes:
         path: of the data file; the lock file is beside it.
         txn: the last committed transaction; 0 before the first.
+        size_bytes: of the data file then: the pages that are in it.
     """
 
     def __init__(self, *, path: Path, databases: Mapping[str, Kind], map_bytes: int = MAP_BYTES) -> None:
         self.path = path
         self.txn = 0
+        self.size_bytes = 0
+        self._page_bytes = 0
         self._databases = databases
         self._map_bytes = map_bytes
         self._env: lmdb.Environment | None = None
@@ -132,8 +135,12 @@ class LmdbFile:
             if not self._handles:
                 self._handles = {name: self._handle(name, txn, create=True) for name in self._databases}
             result = work(txn)
-        self.txn = self._environment.info()["last_txnid"]
+        self._note_size()
         return result
+
+    def _note_size(self) -> None:
+        info = self._environment.info()
+        self.txn, self.size_bytes = info["last_txnid"], (info["last_pgno"] + 1) * self._page_bytes
 
     def _open(self, map_bytes: int) -> None:
         try:
@@ -155,13 +162,11 @@ class LmdbFile:
             )
         except _DAMAGE as error:
             raise Damaged(f"{self.path.name} cannot be opened: {type(error).__name__}") from error
-        info = self._environment.info()
-        self.txn = info["last_txnid"]
+        self._page_bytes = self._environment.stat()["psize"]
+        self._note_size()
         if self.txn == 0:
             return
-        if self.path.stat().st_size < (info["last_pgno"] + 1) * self._environment.stat()["psize"] and (
-            damage := damage_of(self.path)
-        ):
+        if self.path.stat().st_size < self.size_bytes and (damage := damage_of(self.path)):
             # LMDB may leave free pages at the end unwritten, hence the second look. But to read one that is gone would
             # end the process: SIGBUS is what a mapped file has for that.
             self.close()

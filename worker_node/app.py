@@ -138,6 +138,7 @@ async def open_worker(
             mark.set()
             fail(error)
 
+        metrics = WorkerMetrics()
         totals, holdings = Totals(folder=place.folder), Holdings()
         space = parts.space(folder=place.folder, log=log)
         shelf = parts.shelf(folder=place.folder / SLICES_FOLDER, open_files_max=open_files_bound())
@@ -149,6 +150,7 @@ async def open_worker(
             space=space,
             write_list=parts.write_list(totals=totals, mark=mark),
             log=log,
+            metrics=metrics,
         )
         await stack.enter_async_context(writer)
         membership = Membership(directory=directory, totals=totals, writer=writer)
@@ -178,10 +180,9 @@ async def open_worker(
                 path=place.cluster_file, running=config, judge=ask_judge, publish=settings.take, log=log, now=now
             )
         )
-        metrics = WorkerMetrics(holdings=holdings, writer=writer, space=space)
-        metrics.config_reloads.set_function(lambda: watch.reloads)
-        metrics.config_refusals.set_function(lambda: watch.refusals)
-        metrics.config_refused.set_function(lambda: watch.refusal is not None)
+        metrics.follow_disk(holdings=holdings, writer=writer, shelf=shelf, space=space)
+        metrics.follow_registry(registry, totals)
+        metrics.follow_config(watch)
         health = Health(reasons=[tasks.reason, space.problem])
         edge = Edge(metrics=metrics, log=log)
         app = web.Application(middlewares=[edge.middleware], client_max_size=WORKER_BODY_BYTES_MAX)

@@ -115,6 +115,16 @@ class Registry:
             pins=self.pins, claims=self.claims, named=tuple(sorted(self.named)), recent=tuple(self._recent)
         )
 
+    @property
+    def settled(self) -> int:
+        """How many slices are settled."""
+        return len(self._slices)
+
+    @property
+    def is_rebuilding(self) -> bool:
+        """Whether it is being rebuilt, so that it settles nothing."""
+        return self._rebuilding != 0
+
     def routes(self, after: SliceId | None) -> KnownRoutes:
         """A page of what is settled, ascending."""
         if not self._file.txn:
@@ -369,6 +379,16 @@ class RegistryThread:
         """Finish what was asked for, and close the file."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._registry.close)
         self._thread.shutdown()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody has asked for it yet."""
+        return self._is_open
+
+    @property
+    def file(self) -> Registry:
+        """The registry itself, whose numbers any thread may read, and nothing else."""
+        return self._registry
 
     async def ask(self, question: Callable[[Registry], T]) -> T:
         """Put a question to the registry, on its thread."""

@@ -63,6 +63,7 @@ class Shelf:
         damaged: slices whose file cannot be read: neither empty nor countable. Set aside under another name.
         unverified: slices whose file may be damaged.
         given_up: slices whose damaged file somebody has renamed to be lost, and which have no other.
+        size_bytes: of all files but the damaged ones; any thread may read it.
     """
 
     def __init__(
@@ -71,12 +72,14 @@ class Shelf:
         self.damaged: set[SliceId] = set()
         self.unverified: set[SliceId] = set()
         self.given_up: set[SliceId] = set()
+        self.size_bytes = 0
         self._folder = folder
         self._open_files_max = open_files_max
         self._recent = RecentKeys() if recent is None else recent
         self._map_bytes = map_bytes
         self._open: OrderedDict[SliceId, SliceStore] = OrderedDict()
         self._slices: set[SliceId] = set()
+        self._sizes: dict[SliceId, int] = {}
 
     def start(self, *, closed: Container[SliceId]) -> None:
         """See which files exist, and remove those that a crash left behind.
@@ -91,11 +94,14 @@ class Shelf:
             if match is None:
                 continue
             slice_id, kind = SliceId(int(match[1])), match[2]
+            size_bytes = path.stat().st_size
             # A file this small never saw a commit.
-            if slice_id in closed or (not kind and path.stat().st_size <= UNUSED_BYTES_MAX):
+            if slice_id in closed or (not kind and size_bytes <= UNUSED_BYTES_MAX):
                 lmdb_file.unlink(path)
             else:
                 {"": self._slices, DAMAGED: self.damaged, LOST: self.given_up}[kind].add(slice_id)
+                if not kind:
+                    self._sized(slice_id, size_bytes)
         self.damaged -= self._slices
         self._slices |= self.damaged
         self.given_up -= self._slices
@@ -165,6 +171,7 @@ class Shelf:
         if store is not None:
             store.close()
         self._slices.discard(slice_id)
+        self._sized(slice_id, 0)
         lmdb_file.unlink(self.path(slice_id))
         lmdb_file.sync_folder(self._folder)
 
@@ -174,12 +181,17 @@ class Shelf:
         if store is not None:
             store.close()
         self.damaged.add(slice_id)
+        self._sized(slice_id, 0)
         path = self.path(slice_id)
         # If the disk refuses that too, it is damaged all the same, and the next start will find it so again.
         with contextlib.suppress(OSError):
             path.rename(path.with_name(path.name + DAMAGED))
             lmdb_file.unlink(path)  # its lock file
             lmdb_file.sync_folder(self._folder)
+
+    def grew(self, store: SliceStore) -> None:
+        """Take note of the size of a file that was written."""
+        self._sized(store.slice, store.size_bytes)
 
     def path(self, slice_id: SliceId) -> Path:
         """Where the file of a slice is."""
@@ -206,6 +218,11 @@ class Shelf:
             # Killed within its first commit: the pages are there, the meta page that makes them count is not.
             self.remove(slice_id)
         return store
+
+    def _sized(self, slice_id: SliceId, size_bytes: int) -> None:
+        self.size_bytes += size_bytes - self._sizes.pop(slice_id, 0)
+        if size_bytes:
+            self._sizes[slice_id] = size_bytes
 
     def _keep(self, store: SliceStore) -> SliceStore:
         while len(self._open) >= self._open_files_max:

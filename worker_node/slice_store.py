@@ -134,6 +134,11 @@ class SliceStore:
         """Count one event that has no number: it counts again when it is repeated."""
         self._commit(lambda application: application.count(user_key, event_type))
 
+    @property
+    def size_bytes(self) -> int:
+        """The size of the file, as last committed."""
+        return self._file.size_bytes
+
     def streams(self) -> list[tuple[bytes, StreamRecord]]:
         """Every stream that the slice has heard of, and how far it came."""
         if self._file.txn == 0:

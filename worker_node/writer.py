@@ -27,6 +27,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
     from common.logs import Log
     from worker_node.holdings import Holdings
+    from worker_node.node_metrics import WorkerMetrics
     from worker_node.shelf import Shelf
     from worker_node.slice_store import SliceStore
     from worker_node.space import Space
@@ -113,6 +115,7 @@ class Writer:
         space: Space | None = None,
         write_list: WriteList | None = None,
         log: Log | None = None,
+        metrics: WorkerMetrics | None = None,
     ) -> None:
         """Take the parts.
 
@@ -125,6 +128,7 @@ class Writer:
             space: what the disk has; if not given, nobody looks.
             write_list: which files are being written; also the writer's alone.
             log: told of damage.
+            metrics: told of each group.
         """
         self.groups = 0
         self.suspects: set[SliceId] = set()
@@ -135,6 +139,7 @@ class Writer:
         self._space = space
         self._write_list = write_list or WriteList(totals=totals)
         self._log = log
+        self._metrics = metrics
         self._room = room or Room(events_max=WAITING_EVENTS_MAX, bytes_max=WAITING_BYTES_MAX)
         self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._pending: set[asyncio.Future[Any]] = set()
@@ -352,6 +357,7 @@ class Writer:
         if self._space is not None and (problem := self._space.problem()):
             self._refuse(deliveries, Decision(outcome=Outcome.NO_SPACE, detail=problem))
             return
+        started = time.perf_counter()
         by_slice: dict[SliceId, list[tuple[_Delivery, int]]] = {}
         for delivery in deliveries:
             for index, item in enumerate(delivery.items):
@@ -367,6 +373,7 @@ class Writer:
                 delivery.receipts[index] = _receipt(item, decision, held)
         self._totals.note_claims(max(delivery.claims for delivery in deliveries))
         self._call_back(self._deliver, deliveries, changed)
+        self._call_back(self._note, deliveries, len(by_slice), time.perf_counter() - started)
 
     def _refuse(self, deliveries: Sequence[_Delivery], refusal: Decision) -> None:
         for delivery in deliveries:
@@ -385,7 +392,7 @@ class Writer:
         try:
             store = self._shelf.get(slice_id)
             if store is not None:
-                return store.apply(items), store.held
+                return self._applied(store, items)
         except Damaged as damage:
             self._set_aside(slice_id, damage)
             outcome = Outcome.VERIFYING if isinstance(damage, Unverified) else Outcome.QUARANTINED
@@ -399,10 +406,15 @@ class Writer:
         for at, item in enumerate(items):
             decision = decide(None, item.batch.seq, item.check)
             if decision.outcome is Outcome.APPLIED:
-                store = self._create(item)
-                return decisions + store.apply(items[at:]), store.held
+                applied, held = self._applied(self._create(item), items[at:])
+                return decisions + applied, held
             decisions.append(decision)
         return decisions, None
+
+    def _applied(self, store: SliceStore, items: Sequence[NumberedBatch]) -> tuple[list[Decision], Held]:
+        decisions = store.apply(items)
+        self._shelf.grew(store)
+        return decisions, store.held
 
     def _create(self, first: NumberedBatch) -> SliceStore:
         batch = first.batch
@@ -438,6 +450,7 @@ class Writer:
         self._note_writing([slice_id])
         with self._guarding(slice_id):
             store.count(user_key, event_type)
+        self._shelf.grew(store)
         self._call_back(self._holdings.keep, store.held)
         return store.held
 
@@ -505,6 +518,11 @@ class Writer:
             self._holdings.keep(held)
         for delivery in deliveries:
             _set_result(delivery.done, delivery.receipts)
+
+    def _note(self, deliveries: Sequence[_Delivery], slices: int, seconds: float) -> None:
+        if self._metrics is not None:
+            events = sum(delivery.load.events for delivery in deliveries)
+            self._metrics.committed(events=events, slices=slices, seconds=seconds)
 
     def _looked(self, found: dict[SliceId, Held | Damaged | None]) -> None:
         for slice_id, state in found.items():

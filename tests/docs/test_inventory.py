@@ -11,7 +11,7 @@ import dataclasses
 import inspect
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from aiohttp import web
 from common import wire
 from common.config import ClusterConfig
 from common.errors import EXIT_USAGE, ExitError, RequestError
+from common.listener import METRICS
 from common.logs import new_log
 from common.routing import WorkerId
 from common.web import read_arguments
@@ -30,7 +31,7 @@ from common.wire import Outcome
 from tallyslice.__main__ import EXIT_INTERRUPTED
 from tallyslice.__main__ import main as command
 from tests.support.nodes import Nodes
-from tests.support.pages import PAGES, ROOT, names_under, section, tables
+from tests.support.pages import PAGES, ROOT, Table, names_under, section, tables
 from worker_node.app import Place, open_worker
 
 CONFIGURATION, OPERATIONS, PROTOCOL = (ROOT / f"docs/{name}.md" for name in ("configuration", "operations", "protocol"))
@@ -127,18 +128,56 @@ async def test_every_call(tmp_path: Path) -> None:
 
 
 async def test_every_metric(tmp_path: Path) -> None:
-    """docs/operations.md lists each metric with its type and the node types that have it."""
+    """docs/operations.md lists each metric with the node types that have it, its type and its labels."""
     async with Nodes(tmp_path, workers=1) as nodes:
-        found: dict[str, tuple[str, str]] = {}
-        for kind, node in (("API", nodes.api["0"].node), ("worker", nodes.worker["0"].node)):
-            text = (await nodes.ask("GET", f"{node.base}/metrics")).text
-            for name, what in re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE):
-                found[name] = ("both" if name in found else kind, what)
+        parts = nodes.api["0"].parts
+        assert parts is not None
+        api = metrics_of(parts.app)
+        await nodes.worker["0"].stop()
+        place = Place(worker=WorkerId("0"), cluster_file=nodes.file, folder=nodes.worker["0"].data)
+
+        async with open_worker(place, log=new_log("worker-0", stream=nodes.written), fail=print) as node:
+            worker = metrics_of(node.app)
 
     table = next(table for table in tables(OPERATIONS) if table.heads[0] == "metric")
-    # When a series began: the client library adds it to each counter and histogram.
-    found = {name: of for name, of in found.items() if not name.endswith("_created")}
-    assert dict(zip(table.names(), ((row[1], row[2].partition(":")[0]) for row in table.rows), strict=True)) == found
+    assert api.keys() >= {name for name in worker if name.startswith(("process_", "python_"))}
+    assert {name: of for name, of in api.items() if name in worker} == {
+        name: of for name, of in worker.items() if name in api
+    }
+    found = {
+        name: ("both" if name in api and name in worker else "API" if name in api else "worker", *of)
+        for name, of in {**api, **worker}.items()
+    }
+    shown = {name: (row[1], row[2], frozenset(row[3].split(", ")) - {""}) for name, row in by_name(table)}
+    assert shown == found
+
+
+def test_the_units_of_the_metrics() -> None:
+    """A metric has its unit in its name where that is seconds or bytes, and nothing else does."""
+    table = next(table for table in tables(OPERATIONS) if table.heads[0] == "metric")
+
+    for unit in ("seconds", "bytes"):
+        assert {name for name, row in by_name(table) if row[4] == unit} == {
+            name for name in table.names() if name.removesuffix("_total").endswith(f"_{unit}")
+        }
+
+
+def by_name(table: Table) -> Iterator[tuple[str, Sequence[str]]]:
+    """The rows of a table."""
+    return zip(once_in_order(table.names()), table.rows, strict=True)
+
+
+def metrics_of(app: web.Application) -> dict[str, tuple[str, frozenset[str]]]:
+    """Type and labels of each metric of a node; of the library's own as their samples have them."""
+    metrics = app[METRICS]
+    found: dict[str, tuple[str, frozenset[str]]] = {
+        name: (family.kind, frozenset(family.label_names)) for name, family in metrics.families.items()
+    }
+    for one in metrics.registry.collect():
+        name = f"{one.name}_total" if one.type == "counter" else one.name
+        assert name in found or not name.startswith("tallyslice_"), f"{name} was not made by Metrics"
+        found.setdefault(name, (one.type, frozenset(label for sample in one.samples for label in sample.labels)))
+    return found
 
 
 def commands_of(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:

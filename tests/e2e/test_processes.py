@@ -167,7 +167,7 @@ async def test_the_processes_are_one_node(cluster: Cluster, hour: int) -> None:
 
     await eventually(check)
     for text in scraped.values():
-        counted = re.findall(r'tallyslice_events_total\{outcome="counted",process="(\d)"\} (\d+)', text)
+        counted = re.findall(r'tallyslice_events_total\{outcome="counted",process="(\d)",reason=""\} (\d+)', text)
         assert [int(process) for process, _ in counted] == [0, 1]
         assert text.count("# TYPE tallyslice_events_total counter") == 1
         assert re.findall(r"^tallyslice_ready.*$", text, re.MULTILINE) == [

@@ -202,7 +202,7 @@ async def test_a_change_that_would_make_numbers_wrong_is_refused(tmp_path: Path,
             await eventually(lambda: refused(cluster, key))
             await stream.grow(50)
             assert (await cluster.state())["version"] == before
-            assert await cluster.metric(node, "tallyslice_config_refusals") >= 1
+            assert await cluster.metric(node, "tallyslice_config_refusals_total") >= 1
             assert await cluster.metric(node, "tallyslice_config_refused") == 1
             assert "cluster_file_refused" in node.log_text()
 
@@ -274,7 +274,7 @@ async def test_a_broken_file_leaves_the_running_config(tmp_path: Path) -> None:
                 await eventually(lambda word=word: refused(cluster, word))  # type: ignore[misc]
                 await stream.grow(20)
                 assert (await cluster.state())["version"] == running
-                assert await cluster.metric(cluster.api["0"], "tallyslice_config_refusals") > number
+                assert await cluster.metric(cluster.api["0"], "tallyslice_config_refusals_total") > number
             cluster.write_in_place(json.dumps(cluster.changed(reload_seconds=17)).encode())
             await accepted(cluster)
             await stream.grow(20)

@@ -103,7 +103,8 @@ async def test_what_is_no_event_is_refused(
         assert is_refused(answer, *refusal), answer
         assert CANARY not in answer.text
         assert await nodes.summary() == tally(0, 0, 0)
-        assert await nodes.metric(f'tallyslice_events_total{{outcome="{refusal[1]}"}}') in (0, 1)
+        rejected = f'outcome="rejected",reason="{refusal[1]}"'
+        assert await nodes.metric(f"tallyslice_events_total{{{rejected}}}") in (0, 1)
 
 
 async def test_a_name_does_not_end_at_a_hash(tmp_path: Path) -> None:
@@ -241,7 +242,7 @@ async def test_without_a_receipt_in_time_the_outcome_is_unknown(tmp_path: Path) 
         assert unknown.headers["Retry-After"] == "1"
         assert again.status == 202
         assert await nodes.summary() == tally(2, 2, 0)
-        assert await nodes.metric('tallyslice_events_total{outcome="outcome-unknown"}') == 1
+        assert await nodes.metric('tallyslice_events_total{outcome="unknown",reason="outcome-unknown"}') == 1
 
 
 async def test_what_arrives_while_an_envelope_is_under_way_is_one_batch(tmp_path: Path) -> None:
