@@ -21,10 +21,11 @@ import msgspec
 from aiohttp import web
 
 from api_node.delivery import AWAY_SECONDS, RECEIPT_SECONDS
+from api_node.exchange import Exchange
 from api_node.intake import Intake
 from api_node.membership import Membership
 from api_node.node_metrics import ApiMetrics
-from api_node.peer import Peer
+from api_node.peer import ANSWER_BYTES_MAX, Peer
 from api_node.places import Places
 from api_node.queries import DEADLINE_SECONDS as QUESTION_DEADLINE_SECONDS
 from api_node.queries import Queries
@@ -125,6 +126,7 @@ class ApiNode:
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
         )
+        self._exchange = Exchange(body_bytes_max=ANSWER_BYTES_MAX)
         self._registry_peer = Peer(
             session=self._session,
             url=config.worker_nodes[config.registry],
@@ -173,6 +175,7 @@ class ApiNode:
 
         self._workers = WorkerPool(
             session=self._session,
+            exchange=self._exchange,
             membership=self._membership,
             learn_route=self._routes.learn,
             room=self._room,
@@ -241,6 +244,7 @@ class ApiNode:
         """Bring the parts to life, in the order in which they need each other."""
         async with AsyncExitStack() as parts:
             await parts.enter_async_context(self._session)
+            await parts.enter_async_context(self._exchange)
             if self._siblings is not None:
                 await parts.enter_async_context(self._siblings)
             try:

@@ -7,17 +7,21 @@ Every call has a deadline, carries the internal token, and ends in one of four w
 from __future__ import annotations
 
 import asyncio
+import socket
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
 
 import aiohttp
 import msgspec
 
+from api_node.exchange import NoConnection, TooLong
 from common import wire
 from common.errors import PeerAway, PeerRefuses, WireError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from api_node.exchange import Exchange
 
 T = TypeVar("T")
 
@@ -40,17 +44,25 @@ class Peer:
 
     Args:
         session: carries the calls; not closed here.
+        exchange: carries those in msgpack, if there is one: the many that bring events and questions.
         url: where it is.
         token: the internal token, if there is one.
         name: what people call it, if the URL does not say enough.
     """
 
     def __init__(
-        self, *, session: aiohttp.ClientSession, url: str, token: Callable[[], str | None], name: str | None = None
+        self,
+        *,
+        session: aiohttp.ClientSession,
+        url: str,
+        token: Callable[[], str | None],
+        name: str | None = None,
+        exchange: Exchange | None = None,
     ) -> None:
         self.url = url
         self._name = name
         self._session = session
+        self._exchange = exchange
         self._token = token
 
     def __str__(self) -> str:
@@ -83,17 +95,16 @@ class Peer:
         if (token := self._token()) is not None:
             headers["Authorization"] = f"Bearer {token}"
         try:
-            async with (
-                asyncio.timeout(seconds),
-                self._session.request(
-                    method, self.url + path, data=body, headers=headers, allow_redirects=False
-                ) as response,
-            ):
-                content = await self._read(response)
-                status = response.status
+            async with asyncio.timeout(seconds):
+                if self._exchange is not None and body is not None and content_type == wire.MEDIA_TYPE:
+                    status, content = await self._exchange.post(self.url + path, body, headers)
+                else:
+                    status, content = await self._ask(method, self.url + path, body, headers)
         except TimeoutError as error:
             message = f"{self} did not answer within {seconds:g} s"
             raise PeerAway(message) from error
+        except TooLong as error:
+            raise WireError(f"{self} answers with more than {ANSWER_BYTES_MAX} bytes") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             message = f"{self} cannot be reached: {why_silent(error)}"
             raise PeerAway(message) from error
@@ -105,6 +116,10 @@ class Peer:
             raise PeerAway(message)
         message = f"{self} answers {status}: {problem.detail}"
         raise PeerRefuses(message, slug=problem.type.rpartition(":")[2])
+
+    async def _ask(self, method: str, url: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
+        async with self._session.request(method, url, data=body, headers=headers, allow_redirects=False) as response:
+            return response.status, await self._read(response)
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         pieces: list[bytes] = []
@@ -122,9 +137,9 @@ def why_silent(error: Exception) -> str:
     """Why a call got no answer, in words."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
+    if isinstance(error, (aiohttp.ClientConnectorDNSError, socket.gaierror)):
         return "its name cannot be resolved"
-    if isinstance(error, aiohttp.ClientConnectorError):
+    if isinstance(error, (aiohttp.ClientConnectorError, NoConnection)):
         return "cannot connect"
     if isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, OSError)):
         return "the connection ended before the answer did"

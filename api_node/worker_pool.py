@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     import aiohttp
 
+    from api_node.exchange import Exchange
     from api_node.membership import Membership
     from api_node.node_metrics import ApiMetrics
     from api_node.spool_room import SpoolRoom
@@ -34,6 +35,7 @@ class WorkerPool:
         self,
         *,
         session: aiohttp.ClientSession,
+        exchange: Exchange,
         membership: Membership,
         learn_route: Callable[[SliceId, Route], None],
         token: Callable[[], str | None],
@@ -46,6 +48,7 @@ class WorkerPool:
         receipt_seconds: float = RECEIPT_SECONDS,
     ) -> None:
         self._session = session
+        self._exchange = exchange
         self._membership = membership
         self._learn_route = learn_route
         self._token = token
@@ -100,7 +103,13 @@ class WorkerPool:
             if link is None:
                 link = WorkerLink(
                     worker=worker,
-                    peer=Peer(session=self._session, url=url, token=self._token, name=f"worker {worker}"),
+                    peer=Peer(
+                        session=self._session,
+                        exchange=self._exchange,
+                        url=url,
+                        token=self._token,
+                        name=f"worker {worker}",
+                    ),
                     membership=self._membership,
                     cache=SummaryCache(ttl_seconds=config.cache_ttl_seconds, timer=asyncio.get_running_loop().time),
                     learn_route=self._learn_route,
