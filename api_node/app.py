@@ -29,6 +29,7 @@ from api_node.peer import ANSWER_BYTES_MAX, Peer
 from api_node.places import Places
 from api_node.queries import DEADLINE_SECONDS as QUESTION_DEADLINE_SECONDS
 from api_node.queries import Queries
+from api_node.reference.routes import ReferenceRoutes
 from api_node.registry import HostedRegistry
 from api_node.routes.analytics import EVENT_BYTES_MAX, AnalyticsRoutes
 from api_node.routes.cluster import ClusterRoutes
@@ -235,6 +236,7 @@ class ApiNode:
             process=process,
             siblings=self._siblings,
         ).add_to(self.app)
+        ReferenceRoutes().add_to(self.app)
         gather = None if self._siblings is None else self._siblings.metrics
         add_probes(self.app, health=self.health, metrics=metrics, gather=gather)
         self.app.cleanup_ctx.append(self._life)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from api_node.delivery import AWAY_SECONDS, RECEIPT_SECONDS, Delivery, EmptyBatch, Waiter, jittered
 from common.errors import NotTaken, PeerAway, PeerError, PeerRefuses, WireError
@@ -178,7 +178,7 @@ class WorkerLink:
         """For readiness: what of the link died."""
         return self._tasks.reason()
 
-    def state(self) -> str:
+    def state(self) -> Literal["ok", "away", "refused", "unknown"]:
         """One word for /cluster: ``ok``, ``away``, ``refused`` or ``unknown`` (not spoken to yet)."""
         if self.refusal is not None:
             return "refused"

@@ -44,7 +44,7 @@ class OtherProblem(RequestError):
         return other
 
 
-def problem_type(error: RequestError) -> str:
+def problem_type(error: RequestError | type[RequestError]) -> str:
     """What kind of problem it is, for programs."""
     return f"urn:tallyslice:problem:{error.slug}"
 

@@ -36,6 +36,9 @@ _RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})", re.ASCII
 )
 
+INSTANT_PATTERN = rf"^([0-9]{{1,{_DIGITS_MAX}}}|{_SECONDS.pattern}|{_RFC3339.pattern})$"
+"""What ``parse_instant`` reads, for the description of the interface; whether it exists is for the reader to say."""
+
 
 def parse_instant(text: str) -> Micros:
     """Read Unix seconds (fraction allowed), 13-digit milliseconds, or RFC 3339 with an offset.

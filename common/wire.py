@@ -241,7 +241,13 @@ class Join(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SettledRoute(msgspec.Struct, frozen=True, kw_only=True):
-    """A claim that won: the route of a slice, for good."""
+    """A claim that won: the route of a slice, for good.
+
+    Attributes:
+        slice: which.
+        route: ids of workers; the order is part of it.
+        number: which claim it was, counted from 1.
+    """
 
     slice: SliceId
     route: Route

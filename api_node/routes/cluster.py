@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import web
 
+from api_node.answers import (
+    ClusterState,
+    ClusterWorker,
+    ParkedSlice,
+    ProposedRoute,
+    RefusedFile,
+    ShownPins,
+    SpoolState,
+)
 from common.bodies import read_body
 from common.errors import InputOutputFailed, NoAnswer, PeerError, WireError, WrongCluster, WrongMediaType
 from common.judge import differing
@@ -75,27 +84,29 @@ class ClusterRoutes:
         pins = self._membership.pins
         refusal = self._watch.refusal
         return json_response(
-            {
-                "process": self._process,
-                "version": config.version,
-                "pins": None
+            ClusterState(
+                process=self._process,
+                version=config.version,
+                pins=None
                 if pins is None
-                else msgspec.to_builtins(pins) | {"first_slice": format_instant(pins.first)},
-                "claims": self._membership.claims,
-                "proposed": [{"slice": entry.slice, "nodes": entry.nodes} for entry in config.routing],
-                "settled": settled,
-                "differing": differing(config, settled),
-                "named": sorted(self._membership.named),
-                "workers": [self._worker(link) for link in self._workers.links.values()],
-                "spool": {
-                    "events": self._room.events,
-                    "bytes": self._room.size_bytes,
-                    "age_seconds": self._room.age_seconds,
-                    "refusal": self._room.refusal(),
-                },
-                "refusal": None if refusal is None else {"reasons": refusal.reasons, "at": format_instant(refusal.at)},
-                "problems": self._problems(),
-            }
+                else ShownPins(**msgspec.structs.asdict(pins), first_slice=format_instant(pins.first)),
+                claims=self._membership.claims,
+                proposed=tuple(ProposedRoute(slice=entry.slice, nodes=entry.nodes) for entry in config.routing),
+                settled=settled,
+                differing=tuple(differing(config, settled)),
+                named=tuple(sorted(self._membership.named)),
+                workers=tuple(self._worker(link) for link in self._workers.links.values()),
+                spool=SpoolState(
+                    events=self._room.events,
+                    bytes=self._room.size_bytes,
+                    age_seconds=self._room.age_seconds,
+                    refusal=self._room.refusal(),
+                ),
+                refusal=None
+                if refusal is None
+                else RefusedFile(reasons=tuple(refusal.reasons), at=format_instant(refusal.at)),
+                problems=tuple(self._problems()),
+            )
         )
 
     async def routes(self, request: web.Request) -> web.Response:
@@ -146,20 +157,20 @@ class ClusterRoutes:
         self._membership.named.update(state.named)
         return state
 
-    def _worker(self, link: WorkerLink) -> dict[str, Any]:
+    def _worker(self, link: WorkerLink) -> ClusterWorker:
         events, size = link.delivery.queued()
-        return {
-            "id": link.worker,
-            "url": link.peer.url,
-            "state": link.state(),
-            "detail": link.refusal or link.trouble,
-            "queue_events": events,
-            "queue_bytes": size,
-            "parked": {
-                str(at): {"outcome": parked.outcome.value, "detail": parked.detail}
+        return ClusterWorker(
+            id=link.worker,
+            url=link.peer.url,
+            state=link.state(),
+            detail=link.refusal or link.trouble,
+            queue_events=events,
+            queue_bytes=size,
+            parked={
+                str(at): ParkedSlice(outcome=parked.outcome.value, detail=parked.detail)
                 for at, parked in link.delivery.parked().items()
             },
-        }
+        )
 
 
 def _page(known: Mapping[SliceId, Route | None], after: SliceId | None) -> KnownRoutes:
