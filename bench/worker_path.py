@@ -69,29 +69,36 @@ class Round:
         self.store = found or self.shelf.create(self.slice, route=self.route, position=0, key_id=KEY_ID)
         known = dict(self.store.streams())
         self.seq = known[STREAM].seq if STREAM in known else 0
+        self.merging: list[float] = []
         self.draw = random.Random(os.urandom(8))
 
     def build(self) -> dict[str, Any]:
         """Fill the slice with users, and nothing else."""
+        self.fill()
+        self.shelf.close()
+        return {}
+
+    def fill(self) -> None:
+        """As many users as there are to be."""
         users = self.arguments.users
         known = random.Random(SEED).randbytes(KEY_BYTES * users)
         for at in range(0, users, BUILD_EVENTS):
-            self.store.apply(self.read(self.envelope(known[at * KEY_BYTES : (at + BUILD_EVENTS) * KEY_BYTES])))
-        self.shelf.close()
-        return {}
+            self.apply(self.read(self.envelope(known[at * KEY_BYTES : (at + BUILD_EVENTS) * KEY_BYTES])))
 
     def measure(self) -> dict[str, Any]:
         """Warm up; in turn; overlapped."""
         groups = self.arguments.groups
+        if self.arguments.made:
+            self.fill()
         bodies = [self.envelope(column) for column in columns(self.arguments, 3 * groups, self.draw)]
         for body in bodies[:groups]:
-            self.store.apply(self.read(body))
+            self.apply(self.read(body))
         busy, reading, applying = time.process_time(), 0.0, 0.0
         for body in bodies[groups : 2 * groups]:
             began = time.perf_counter()
             items = self.read(body)
             between = time.perf_counter()
-            self.store.apply(items)
+            self.apply(items)
             reading += between - began
             applying += time.perf_counter() - between
         busy = time.process_time() - busy
@@ -103,6 +110,7 @@ class Round:
             "cpu ns": busy / events * 1e9,
             "in turn/s": events / (reading + applying),
             "overlapped/s": events / overlapped,
+            "merge ms, longest": max(self.merging) * 1e3,
         }
         return told | self.pages()
 
@@ -110,22 +118,30 @@ class Round:
         """The seconds that it takes to decode each envelope while a thread applies the one before."""
         with ThreadPoolExecutor(1) as thread:
             began = time.perf_counter()
-            under_way = thread.submit(self.store.apply, ())
+            under_way = thread.submit(self.apply, ())
             for body in bodies:
                 items = self.read(body)
                 under_way.result()
-                under_way = thread.submit(self.store.apply, items)
+                under_way = thread.submit(self.apply, items)
             under_way.result()
             return time.perf_counter() - began
 
+    def apply(self, items: Sequence[Any]) -> None:
+        """What the writer's thread does with them."""
+        self.store.apply(items)
+        began = time.perf_counter()
+        if hasattr(self.shelf, "crowded"):  # not so in a tree from before there were runs
+            while store := self.shelf.crowded():
+                store.merge()
+        self.merging.append(time.perf_counter() - began)
+
     def pages(self) -> dict[str, float]:
-        """What a user takes: in pages that hold users, and in the file."""
-        file = self.store._file  # noqa: SLF001 - pages are LMDB's matter, and the store's own
-        stat = file.read(lambda txn: txn.stat(file.database("users")))
-        size = self.shelf.path(self.slice).stat().st_size
+        """What a user takes: in pages that are in use, and in the file."""
+        from bench.groups.growth import live_bytes  # noqa: PLC0415 - see above
+
+        path, users = self.shelf.path(self.slice), self.store.held.summary.users
         self.shelf.close()
-        live = (stat["branch_pages"] + stat["leaf_pages"]) * stat["psize"]
-        return {"live B/user": live / stat["entries"], "file B/user": size / stat["entries"]}
+        return {"live B/user": live_bytes(path) / users, "file B/user": path.stat().st_size / users}
 
     def read(self, body: bytes) -> list[Any]:
         """What the worker's loop does with a body."""
@@ -171,7 +187,10 @@ def call(arguments: argparse.Namespace, tree: Path, folder: Path, *more: str) ->
 def compare(arguments: argparse.Namespace, scratch: Path, users: int) -> None:
     """All shares of new users for one size of the slice."""
     built = scratch / "built"
-    call(arguments, HERE, made(built), "--build", "--users", str(users))
+    made(built)
+    if not arguments.made:
+        # By the older one, whose files the newer one takes; not the other way round.
+        call(arguments, arguments.before or HERE, built, "--build", "--users", str(users))
     trees = {"after": HERE} if arguments.before is None else {"before": arguments.before, "after": HERE}
     for share in arguments.new:
         told: dict[str, list[dict[str, Any]]] = {name: [] for name in trees}
@@ -179,7 +198,8 @@ def compare(arguments: argparse.Namespace, scratch: Path, users: int) -> None:
             for name, tree in trees.items():
                 copy = scratch / name
                 shutil.copytree(built, copy)
-                options = ["--users", str(users), "--new", str(share), *(["--ids"] if arguments.ids else [])]
+                options = ["--users", str(users), "--new", str(share)]
+                options += [f"--{name}" for name in ("ids", "made") if getattr(arguments, name)]
                 told[name].append(call(arguments, tree, copy, *options))
                 shutil.rmtree(copy)
         medians = {
@@ -206,6 +226,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--new", type=int, nargs="+", default=[5, 50, 100], help="percent of events with a new user")
     parser.add_argument("--ids", action="store_true", help="an id on every event, each of them new")
+    parser.add_argument("--made", action="store_true", help="each round fills the slice itself, and so knows its users")
     parser.add_argument("--names", type=int, default=2, help="event types")
     parser.add_argument("--group", type=int, default=32_768, help="events of a commit")
     parser.add_argument(

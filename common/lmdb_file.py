@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -67,12 +67,23 @@ class LmdbFile:
         size_bytes: of the data file then: the pages that are in it.
     """
 
-    def __init__(self, *, path: Path, databases: Mapping[str, Kind], map_bytes: int = MAP_BYTES) -> None:
+    def __init__(
+        self, *, path: Path, databases: Mapping[str, Kind], later: Container[str] = (), map_bytes: int = MAP_BYTES
+    ) -> None:
+        """Take what the file is to have.
+
+        Args:
+            path: of the data file.
+            databases: name -> kind.
+            later: those of them that a file of an earlier version lacks; the next transaction that writes makes them.
+            map_bytes: the size of its map.
+        """
         self.path = path
         self.txn = 0
         self.size_bytes = 0
         self._page_bytes = 0
         self._databases = databases
+        self._later = later
         self._map_bytes = map_bytes
         self._env: lmdb.Environment | None = None
         self._handles: dict[str, Database] = {}
@@ -123,6 +134,10 @@ class LmdbFile:
         """The handle of a named database; within ``write`` always there."""
         return self._handles[name]
 
+    def has(self, name: str) -> bool:
+        """Whether a named database is there; within ``write`` it is."""
+        return name in self._handles
+
     @property
     def _environment(self) -> lmdb.Environment:
         if self._env is None:
@@ -131,10 +146,15 @@ class LmdbFile:
         return self._env
 
     def _write(self, work: Callable[[Txn], T]) -> T:
-        with self._environment.begin(write=True) as txn:
-            if not self._handles:
-                self._handles = {name: self._handle(name, txn, create=True) for name in self._databases}
-            result = work(txn)
+        before = self._handles
+        try:
+            with self._environment.begin(write=True) as txn:
+                if len(before) < len(self._databases):
+                    self._handles = {name: self._handle(name, txn, create=True) for name in self._databases}
+                result = work(txn)
+        except BaseException:
+            self._handles = before  # those that were made are gone with the transaction
+            raise
         self._note_size()
         return result
 
@@ -174,10 +194,18 @@ class LmdbFile:
         try:
             # Handles from a read-only transaction would end with it. This one writes nothing either.
             with self._environment.begin(write=True) as txn:
-                self._handles = {name: self._handle(name, txn, create=False) for name in self._databases}
+                self._handles = dict(self._found(txn))
         except (lmdb.NotFoundError, *_DAMAGE) as error:
             self.close()
             raise Damaged(f"{self.path.name} lacks what it must have: {type(error).__name__}") from error
+
+    def _found(self, txn: Txn) -> Iterator[tuple[str, Database]]:
+        for name in self._databases:
+            try:
+                yield name, self._handle(name, txn, create=False)
+            except lmdb.NotFoundError:
+                if name not in self._later:
+                    raise
 
     def _handle(self, name: str, txn: Txn, *, create: bool) -> Database:
         is_set = self._databases[name] is Kind.SET

@@ -2,7 +2,9 @@
 
 ::
 
+    begin(store)           its file is made: nothing is in it
     unknown(store, keys)   those of the keys that the file must be asked about; the rest is in it
+    knows_all(store)       every key of the file is in here, so who is unknown is new, and the file need not be asked
     learn(store, keys)     they are in the file: its transaction is committed
     forget(store)          the file is closed, or set aside, or a transaction on it has failed
 
@@ -41,12 +43,21 @@ class RecentKeys:
         self._young: dict[Hashable, set[bytes]] = {}
         self._old: dict[Hashable, set[bytes]] = {}
         self._young_keys = 0
+        self._whole: set[Hashable] = set()
         self._asked = self._known = 0
         self._given_up = False
         self._given_up_for = 0  # so many keys
 
     def __len__(self) -> int:
         return sum(len(keys) for half in (self._young, self._old) for keys in half.values())
+
+    def begin(self, store: Hashable) -> None:
+        """A file is made, and is empty; from now on every key that it is given is learnt, or it is known no longer."""
+        self._whole.add(store)
+
+    def knows_all(self, store: Hashable) -> bool:
+        """Whether what ``unknown`` gives is not in the file."""
+        return store in self._whole
 
     def unknown(self, store: Hashable, keys: set[bytes]) -> set[bytes]:
         """Those of the keys of which it is not known that the file has them."""
@@ -67,17 +78,21 @@ class RecentKeys:
 
     def learn(self, store: Hashable, keys: set[bytes]) -> None:
         """Remember keys that were unknown and are in the file now. More than a half holds are not worth it."""
-        if self._given_up or not keys or len(keys) > self._half_max:
+        if not keys:
             return
-        if self._young_keys + len(keys) > self._half_max and not self._turn():
+        too_many = self._given_up or len(keys) > self._half_max
+        if too_many or (self._young_keys + len(keys) > self._half_max and not self._turn()):
+            self._whole.discard(store)
             return
         self._young.setdefault(store, set()).update(keys)
         self._young_keys += len(keys)
 
     def _turn(self) -> bool:
         """A half is full. Is it worth to go on?"""
+        self._whole -= {store for store, keys in self._old.items() if keys}
         self._old, self._young, self._young_keys = self._young, {}, 0
         if self._known * _WORTH_IT < self._asked:
+            self._whole -= {store for store, keys in self._old.items() if keys}
             self._old, self._given_up = {}, True
             self._given_up_for = self._half_max * _WORTH_IT
         self._asked = self._known = 0
@@ -87,3 +102,4 @@ class RecentKeys:
         """Know nothing of the store's file any more."""
         self._young_keys -= len(self._young.pop(store, _NONE))
         self._old.pop(store, None)
+        self._whole.discard(store)

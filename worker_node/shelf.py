@@ -29,6 +29,7 @@ from common.lmdb_file import DESCRIPTORS, MAP_BYTES, UNUSED_BYTES_MAX, Damaged
 from common.routing import Route
 from common.slices import SliceId
 from common.wire import Held
+from worker_node.key_set import SHIPPED, Merging
 from worker_node.recent_keys import RecentKeys
 from worker_node.slice_store import SliceStore
 
@@ -67,7 +68,13 @@ class Shelf:
     """
 
     def __init__(
-        self, *, folder: Path, open_files_max: int, recent: RecentKeys | None = None, map_bytes: int = MAP_BYTES
+        self,
+        *,
+        folder: Path,
+        open_files_max: int,
+        recent: RecentKeys | None = None,
+        merging: Merging = SHIPPED,
+        map_bytes: int = MAP_BYTES,
     ) -> None:
         self.damaged: set[SliceId] = set()
         self.unverified: set[SliceId] = set()
@@ -76,6 +83,7 @@ class Shelf:
         self._folder = folder
         self._open_files_max = open_files_max
         self._recent = RecentKeys() if recent is None else recent
+        self._merging = merging
         self._map_bytes = map_bytes
         self._open: OrderedDict[SliceId, SliceStore] = OrderedDict()
         self._slices: set[SliceId] = set()
@@ -142,11 +150,18 @@ class Shelf:
             position=position,
             key_id=key_id,
             recent=self._recent,
+            merging=self._merging,
             map_bytes=self._map_bytes,
         )
         lmdb_file.sync_folder(self._folder)
         self._slices.add(slice_id)
         return self._keep(store)
+
+    def crowded(self) -> SliceStore | None:
+        """The open store that is to merge next; None if there are few enough keys pending in all of them."""
+        if sum(store.pending for store in self._open.values()) <= self._merging.pending_max:
+            return None
+        return max(self._open.values(), key=lambda store: store.pending)
 
     def look(self, slice_id: SliceId) -> Held | None:
         """What a slice holds; None if there is no file. A file that is not open is closed again.
@@ -210,7 +225,13 @@ class Shelf:
         if slice_id in self.unverified:
             raise Unverified(f"the file of slice {slice_id} is being verified")
         try:
-            store = SliceStore.open(self.path(slice_id), slice_id, recent=self._recent, map_bytes=self._map_bytes)
+            store = SliceStore.open(
+                self.path(slice_id),
+                slice_id,
+                recent=self._recent,
+                merging=self._merging,
+                map_bytes=self._map_bytes,
+            )
         except Damaged:
             self.quarantine(slice_id)
             raise

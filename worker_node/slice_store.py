@@ -5,8 +5,9 @@
     database  key               value
     users     b"u"              16-byte user keys: one sorted set
     ids       b"i"              16-byte id keys: one sorted set
+    runs      b"u" or b"i", u64 16-byte keys that are not in one of these sets yet; see ``key_set.py``
     counts    event type        u64, big-endian
-              b"*users"         u64, big-endian: how many members ``users`` has
+              b"*users"         u64, big-endian: how many users there are, in ``users`` and ``runs``
     streams   16-byte stream    a StreamRecord: last seq, check, receipt
     meta      b"label"          msgpack: file uuid, route, position, key id
               b"fingerprint"    8 bytes of route and position
@@ -18,19 +19,19 @@ A transaction takes the batches of a group in three steps, each over all of them
 
     decide     batch by batch, by the number of its stream: what is applied
     gather     users and ids as sets, counts by name; ids that were known take their events out again
-    put        ids and users that the file may lack, sorted, so that neighbouring pages are touched together; counts;
-               of each stream the last number
+    put        of ids and users those that are new, as one run each; counts; of each stream the last number
+
+A run gets into its set later, in transactions of its own: ``merge``.
 """
 
 from __future__ import annotations
 
 import os
 import struct
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, compress, repeat
+from itertools import compress
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,10 +42,19 @@ from common.routing import Route, route_fingerprint
 from common.slices import SliceId
 from common.summaries import Summary
 from common.wire import NO_ID, Held, Outcome
+from worker_node.key_set import RUNS, SHIPPED, Committed, KeySet, Merging
 from worker_node.receiver import Decision, Label, NumberedBatch, StreamRecord, decide_labelled, split
 from worker_node.recent_keys import RecentKeys
 
-DATABASES = {"users": Kind.SET, "ids": Kind.SET, "counts": Kind.MAP, "streams": Kind.MAP, "meta": Kind.MAP}
+DATABASES = {
+    "users": Kind.SET,
+    "ids": Kind.SET,
+    "runs": Kind.MAP,
+    "counts": Kind.MAP,
+    "streams": Kind.MAP,
+    "meta": Kind.MAP,
+}
+LATER = (RUNS,)  # files that were made before there were runs have none
 USERS_KEY, IDS_KEY = b"u", b"i"
 UNIQUE_USERS = b"*users"  # no event type has a star
 LABEL, FINGERPRINT, INCOMPLETE = b"label", b"fingerprint", b"incomplete"
@@ -68,17 +78,34 @@ class SliceStore:
     """
 
     def __init__(
-        self, *, file: LmdbFile, slice_id: SliceId, label: Label, held: Held, recent: RecentKeys | None = None
+        self,
+        *,
+        file: LmdbFile,
+        slice_id: SliceId,
+        label: Label,
+        held: Held,
+        recent: RecentKeys | None = None,
+        merging: Merging = SHIPPED,
     ) -> None:
         self.slice = slice_id
         self.label = label
         self.held = held
         self._file = file
         self._recent = RecentKeys(keys_max=0) if recent is None else recent
+        self.users = KeySet(file=file, tree="users", key=USERS_KEY, merging=merging)
+        self.ids = KeySet(file=file, tree="ids", key=IDS_KEY, merging=merging)
+        if file.txn == 0:
+            self._recent.begin(self)
 
     @classmethod
     def open(
-        cls, path: Path, slice_id: SliceId, *, recent: RecentKeys | None = None, map_bytes: int = MAP_BYTES
+        cls,
+        path: Path,
+        slice_id: SliceId,
+        *,
+        recent: RecentKeys | None = None,
+        merging: Merging = SHIPPED,
+        map_bytes: int = MAP_BYTES,
     ) -> SliceStore | None:
         """Open the file of a slice; None if it never saw a commit, so that it holds nothing.
 
@@ -86,12 +113,13 @@ class SliceStore:
             path: of the file.
             slice_id: the slice.
             recent: where to remember user keys that are in the file; without it, none are remembered.
+            merging: when new keys get into the sorted sets.
             map_bytes: the size of its map.
 
         Raises:
             Damaged: it cannot be read, or is not the file of a slice.
         """
-        file = LmdbFile(path=path, databases=DATABASES, map_bytes=map_bytes)
+        file = LmdbFile(path=path, databases=DATABASES, later=LATER, map_bytes=map_bytes)
         file.open()
         try:
             if file.txn == 0:
@@ -101,7 +129,7 @@ class SliceStore:
         except BaseException:
             file.close()
             raise
-        return cls(file=file, slice_id=slice_id, label=label, held=held, recent=recent)
+        return cls(file=file, slice_id=slice_id, label=label, held=held, recent=recent, merging=merging)
 
     @classmethod
     def create(
@@ -113,14 +141,20 @@ class SliceStore:
         position: int,
         key_id: bytes,
         recent: RecentKeys | None = None,
+        merging: Merging = SHIPPED,
         map_bytes: int = MAP_BYTES,
     ) -> SliceStore:
         """Make the file of a slice. The label is written together with the first batch."""
-        file = LmdbFile(path=path, databases=DATABASES, map_bytes=map_bytes)
+        file = LmdbFile(path=path, databases=DATABASES, later=LATER, map_bytes=map_bytes)
         file.open()
         label = Label(file=os.urandom(FILE_UUID_BYTES), route=route, position=position, key_id=key_id)
         held = Held(summary=Summary(slice=slice_id), route=route, file=label.file)
-        return cls(file=file, slice_id=slice_id, label=label, held=held, recent=recent)
+        return cls(file=file, slice_id=slice_id, label=label, held=held, recent=recent, merging=merging)
+
+    @property
+    def pending(self) -> int:
+        """How many keys are to be merged, as far as is known, where a small run counts for more than it holds."""
+        return self.users.weight + self.ids.weight
 
     def apply(self, items: Sequence[NumberedBatch]) -> list[Decision]:
         """Apply batches in their order, in one transaction; on disk when this returns.
@@ -139,6 +173,16 @@ class SliceStore:
         """The size of the file, as last committed."""
         return self._file.size_bytes
 
+    def merge(self) -> None:
+        """Bring some of the keys that are pending closer to their set; on disk when this returns."""
+        keys = max(self.users, self.ids, key=lambda keys: keys.weight)
+        try:
+            self._file.write(keys.merge)()
+            self._committed(self.held.summary)
+        except BaseException:
+            self._forget()
+            raise
+
     def streams(self) -> list[tuple[bytes, StreamRecord]]:
         """Every stream that the slice has heard of, and how far it came."""
         if self._file.txn == 0:
@@ -151,9 +195,7 @@ class SliceStore:
 
     def problems(self) -> list[str]:
         """What does not add up in the file, although all of it can be read; empty if nothing is wrong."""
-        members = self._file.read(lambda txn: txn.stat(self._file.database("users"))["entries"])
-        counted = self.held.summary.users
-        return [] if members == counted else [f"{members} users are there, {counted} are counted"]
+        return self._file.read(self._problems)
 
     def close(self) -> None:
         """Close the file."""
@@ -169,12 +211,28 @@ class SliceStore:
 
         try:
             result, application = self._file.write(transaction)
+            self._committed(application.summary)  # first: whatever fails from here on, the file has it
+            for committed in application.committed:
+                committed()
+            self._recent.learn(self, application.unknown_users)
         except BaseException:
-            self._recent.forget(self)
+            self._forget()
             raise
-        self._committed(application.summary)  # first: whatever fails from here on, the file has it
-        self._recent.learn(self, application.new_users)
         return result
+
+    def _forget(self) -> None:
+        """What is known of the keys in the file may not be so."""
+        self._recent.forget(self)
+        self.users.forget()
+        self.ids.forget()
+
+    def _problems(self, txn: Txn) -> list[str]:
+        problems = self.users.problems(txn) + self.ids.problems(txn)
+        if not problems:
+            members, counted = self.users.members(txn), self.held.summary.users
+            if members != counted:
+                problems.append(f"{members} users are there, {counted} are counted")
+        return problems
 
     def _committed(self, summary: Summary) -> None:
         self.held = Held(summary=summary, route=self.label.route, file=self.label.file, txn=self._file.txn)
@@ -197,12 +255,14 @@ class _Application:
 
     Attributes:
         summary: the slice as it will be.
-        new_users: the users of whom the file was asked; all of them are in it now.
+        unknown_users: users of whom it was not known that the file has them; it does now.
+        committed: to be called once all of it is on disk.
     """
 
     def __init__(self, store: SliceStore, file: LmdbFile, txn: Txn, recent: RecentKeys) -> None:
         self.summary = store.held.summary
-        self.new_users: set[bytes] = set()
+        self.unknown_users: set[bytes] = set()
+        self.committed: list[Committed] = []
         self._store = store
         self._file = file
         self._txn = txn
@@ -259,18 +319,20 @@ class _Application:
     def _find_repeats(self) -> None:
         """Remember the ids, and find the events whose id was known: from before, or from earlier in the group."""
         columns = [split(taken.item.batch.ids) for taken in self._taken]
-        ids = sorted(chain.from_iterable(columns))
-        del ids[: bisect_right(ids, NO_ID)]
+        ids: set[bytes] = set()
+        ids.update(*columns)
+        events = sum(map(len, columns))
+        if NO_ID in ids:
+            ids.remove(NO_ID)
+            events -= sum(column.count(NO_ID) for column in columns)
         if not ids:
             return
-        put = self._txn.cursor(self._database("ids")).put
-        # One descent per id tells and adds at once.
-        again = [key for key in ids if not put(IDS_KEY, key, False)]  # noqa: FBT003 - dupdata; its name costs a tenth
-        if not again:
+        new = self._store.ids.new_among(self._txn, ids)
+        if new:
+            self.committed.append(self._store.ids.add(self._txn, new))
+        if len(new) == events:
             return
-        # An id is put as often as it came. If not even the first time added it, it was known before.
-        came = Counter(ids)
-        known = {key for key, times in Counter(again).items() if times == came[key]}
+        known = ids.difference(new)
         for taken, column in zip(self._taken, columns, strict=True):
             taken.repeats = _repeats(column, known)
 
@@ -296,13 +358,12 @@ class _Application:
         )
 
     def _add_users(self, users: set[bytes]) -> int:
-        self.new_users = self._recent.unknown(self._store, users)
-        if not self.new_users:
-            return 0
-        # dupdata=False is the one mode whose ``added`` counts exactly the new members.
-        pairs = zip(repeat(USERS_KEY), sorted(self.new_users))
-        _, added = self._txn.cursor(self._database("users")).putmulti(pairs, dupdata=False)
-        return added
+        self.unknown_users = self._recent.unknown(self._store, users)
+        known = self._recent.knows_all(self._store)
+        new = self._store.users.new_among(self._txn, self.unknown_users, members_known=known)
+        if new:
+            self.committed.append(self._store.users.add(self._txn, new))
+        return len(new)
 
     def _write_label(self) -> None:
         label, meta = self._store.label, self._database("meta")

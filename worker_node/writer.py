@@ -9,6 +9,7 @@
     look(slices) ------+                       then what else waits, at most 64 slices of reading a piece
                                                |
     receipts, holdings <-- one call back ------+  after the commits
+                                               then some of the keys that are pending are merged (``key_set.py``)
 
 Nothing is delayed to form a group: what arrives while one group is being committed is the next group. A receipt exists
 only after the commit that it speaks of.
@@ -374,6 +375,7 @@ class Writer:
         self._totals.note_claims(max(delivery.claims for delivery in deliveries))
         self._call_back(self._deliver, deliveries, changed)
         self._call_back(self._note, deliveries, len(by_slice), time.perf_counter() - started)
+        self._merge()
 
     def _refuse(self, deliveries: Sequence[_Delivery], refusal: Decision) -> None:
         for delivery in deliveries:
@@ -416,6 +418,16 @@ class Writer:
         self._shelf.grew(store)
         return decisions, store.held
 
+    def _merge(self) -> None:
+        """Merge as many keys as there are too many pending: on average, as many as the group brought."""
+        while (store := self._shelf.crowded()) is not None:
+            self._note_writing([store.slice])
+            try:
+                store.merge()
+                self._shelf.grew(store)
+            except Damaged as damage:
+                self._set_aside(store.slice, damage)
+
     def _create(self, first: NumberedBatch) -> SliceStore:
         batch = first.batch
         store = self._shelf.create(batch.slice, route=batch.route, position=first.position, key_id=batch.key_id)
@@ -451,8 +463,10 @@ class Writer:
         with self._guarding(slice_id):
             store.count(user_key, event_type)
         self._shelf.grew(store)
-        self._call_back(self._holdings.keep, store.held)
-        return store.held
+        held = store.held
+        self._call_back(self._holdings.keep, held)
+        self._merge()
+        return held
 
     def _close(self, slice_id: SliceId) -> None:
         if self._space is not None and not self._space.allows_closing():

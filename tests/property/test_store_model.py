@@ -17,6 +17,8 @@ from common.wire import Batch, Outcome, check_of, encode
 from tests.support.batches import a_batch, numbered
 from tests.support.slice_files import problems_of
 from tests.support.worker_parts import load_of, writing
+from worker_node.key_set import Merging
+from worker_node.recent_keys import RecentKeys
 
 SLICES = range(-2, 3)  # more than the two files that may be open
 NEXT, LAST, OLDER, LATER, ALTERED = "next", "last", "older", "later", "altered"
@@ -90,8 +92,8 @@ def events_of(batch):
 
 
 _events = st.lists(
-    st.tuples(st.sampled_from("abcdef"), st.sampled_from(("click", "impression", "x")))
-    | st.tuples(st.sampled_from("abcdef"), st.sampled_from(("click", "x")), st.sampled_from("123")),
+    st.tuples(st.sampled_from("abcdefghij"), st.sampled_from(("click", "impression", "x")))
+    | st.tuples(st.sampled_from("abcdef"), st.sampled_from(("click", "x")), st.sampled_from("12345")),
     max_size=6,
 )
 _batch = st.tuples(
@@ -109,16 +111,25 @@ _step = (
 )
 
 
+_merging = st.builds(
+    Merging, pending_max=st.sampled_from((0, 2, 5, 20)), part_keys=st.sampled_from((1, 2, 5)), run_keys_min=st.just(1)
+)
+
+
 class Run:
     """One sequence of steps against the real thing and the model."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, keys_max, merging):
         self._folder = folder
+        self._keys_max = keys_max
+        self._merging = merging
         self._model: dict[int, ModelSlice] = {}
 
     async def steps(self, steps):
         for part in _split_at_reopen(steps):
-            async with writing(self._folder) as parts:
+            async with writing(
+                self._folder, recent=RecentKeys(keys_max=self._keys_max), merging=self._merging
+            ) as parts:
                 for name, argument in part:
                     event(name)
                     await getattr(self, f"_{name}")(parts, argument)
@@ -179,11 +190,11 @@ def _split_at_reopen(steps):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(_step, max_size=25))
-def test_the_store_equals_a_dict_of_sets(steps):
-    """Through writer and shelf, with two open files over five slices."""
+@given(st.lists(_step, max_size=25), st.sampled_from((0, 4, 10, 1000)), _merging)
+def test_the_store_equals_a_dict_of_sets(steps, keys_max, merging):
+    """Through writer and shelf, with two open files over five slices; many keys are known or few, pending or few."""
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(Run(Path(folder)).steps(steps))
+        asyncio.run(Run(Path(folder), keys_max, merging).steps(steps))
 
 
 @given(_events)

@@ -50,6 +50,7 @@ class Machine:
             open_files_max=self._open_files_max,
             make_store=self._parts.store,
             recent=self._parts.recent(),
+            merging=self._parts.merging,
         )
         self._writer = self._parts.writer(shelf=shelf, totals=self._totals, holdings=Holdings())
         self._writer.begin()

@@ -61,8 +61,8 @@ class MemoryFile(LmdbFile):
 
     def write(self, work: Callable[[Txn], T]) -> T:
         """As LmdbFile; also where the map is full: what the transaction did is undone, and done again."""
-        if not self._tables:
-            self._tables.update((name, {}) for name in self._databases)
+        for name in self._databases:
+            self._tables.setdefault(name, {})
         if self._faults.map_is_full():
             self._attempt(work).undo()
         txn = _MemoryTxn()
@@ -85,6 +85,10 @@ class MemoryFile(LmdbFile):
     def database(self, name: str) -> Database:
         """The table itself."""
         return cast("Database", self._tables[name])
+
+    def has(self, name: str) -> bool:
+        """As LmdbFile."""
+        return name in self._tables
 
     def _attempt(self, work: Callable[[Txn], T]) -> _MemoryTxn:
         txn = _MemoryTxn()
@@ -130,6 +134,9 @@ class _MemoryTxn:
     def delete(self, key: bytes, *, db: Table) -> bool:
         return self.pop(key, db=db) is not None
 
+    def stat(self, db: Table) -> dict[str, int]:
+        return {"entries": sum(len(value) if isinstance(value, set) else 1 for value in db.values())}
+
     def cursor(self, db: Table) -> _MemoryCursor:
         return _MemoryCursor(db, self._undo)
 
@@ -142,7 +149,7 @@ class _MemoryTxn:
 
 
 class _MemoryCursor:
-    """What of an LMDB cursor the stores use: of a SET only adding, of a MAP only reading."""
+    """What of an LMDB cursor the stores use: of a SET adding and looking up, of a MAP only reading."""
 
     __slots__ = ("_at", "_table", "_undo")
 
@@ -175,6 +182,9 @@ class _MemoryCursor:
     def value(self) -> bytes:
         found: bytes = self._table[self._at]
         return found
+
+    def set_key_dup(self, key: bytes, value: bytes) -> bool:
+        return value in self._table.get(key, ())
 
     def put(self, key: bytes, value: bytes, dupdata: bool) -> bool:  # noqa: FBT001 - as LMDB's
         assert not dupdata

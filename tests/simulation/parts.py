@@ -13,6 +13,7 @@ from api_node.spool import Spool
 from api_node.summary_cache import SummaryCache
 from tests.simulation.faults import Faults
 from tests.simulation.stores import Disk, InlineWriter, MemoryRegistry, MemoryShelf, MemorySpool, MemoryTotals
+from worker_node.key_set import Merging
 from worker_node.recent_keys import RecentKeys
 from worker_node.registry import Registry
 from worker_node.shelf import Shelf
@@ -20,6 +21,8 @@ from worker_node.slice_store import SliceStore
 from worker_node.totals import Totals
 
 RECENT_KEYS_MAX = 12
+# So few that a history merges again and again.
+MERGING = Merging(pending_max=6, part_keys=2, run_keys_min=1)
 
 
 def _few() -> RecentKeys:
@@ -48,6 +51,7 @@ class Parts:
     spool: Callable[..., Spool] = MemorySpool
     store: Callable[..., SliceStore] = SliceStore
     recent: Callable[[], RecentKeys] = _few
+    merging: Merging = MERGING
     totals: Callable[..., Totals] = MemoryTotals
     registry: Callable[..., Registry] = MemoryRegistry
     shelf: Callable[..., Shelf] = MemoryShelf

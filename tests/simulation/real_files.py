@@ -19,6 +19,7 @@ from tests.simulation.faults import Faults
 from tests.simulation.parts import SHIPPED, Parts
 from tests.simulation.plans import FAULTS
 from tests.simulation.stores import Disk, InlineWriter
+from worker_node.key_set import Merging
 from worker_node.receiver import Decision, NumberedBatch
 from worker_node.recent_keys import RecentKeys
 from worker_node.registry import Registry
@@ -67,11 +68,21 @@ class RealShelf(Shelf):
     """As it is."""
 
     def __init__(
-        self, *, disk: FolderDisk, open_files_max: int, make_store: Callable[..., SliceStore], recent: RecentKeys
+        self,
+        *,
+        disk: FolderDisk,
+        open_files_max: int,
+        make_store: Callable[..., SliceStore],
+        recent: RecentKeys,
+        merging: Merging,
     ) -> None:
         assert make_store is SliceStore
         super().__init__(
-            folder=disk.folder / SLICES_FOLDER, open_files_max=open_files_max, recent=recent, map_bytes=MAP_BYTES
+            folder=disk.folder / SLICES_FOLDER,
+            open_files_max=open_files_max,
+            recent=recent,
+            merging=merging,
+            map_bytes=MAP_BYTES,
         )
         self.faults = disk.faults
 

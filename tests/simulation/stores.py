@@ -13,6 +13,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,8 @@ from tests.simulation.faults import Faults
 from tests.simulation.memory_file import Content, MemoryFile
 from worker_node import registry, slice_store, totals
 from worker_node.holdings import Holdings
-from worker_node.receiver import Label, NumberedBatch
+from worker_node.key_set import RUNS, Merging
+from worker_node.receiver import Label, NumberedBatch, split
 from worker_node.recent_keys import RecentKeys
 from worker_node.registry import Registry
 from worker_node.room import Load
@@ -66,8 +69,9 @@ class Disk:
     def users(self, slice_id: SliceId) -> frozenset[bytes]:
         """The user keys in a slice's file."""
         content = self.contents.get(_name(slice_id))
-        table = {} if content is None else content.tables.get("users", {})
-        return frozenset(table.get(slice_store.USERS_KEY, ()))
+        tables = {} if content is None else content.tables
+        runs = [run for name, run in tables.get(RUNS, {}).items() if name.startswith(slice_store.USERS_KEY)]
+        return frozenset(chain(tables.get("users", {}).get(slice_store.USERS_KEY, ()), *map(split, runs)))
 
     def backup(self) -> dict[str, Content]:
         """A copy of everything."""
@@ -111,11 +115,17 @@ class MemoryShelf(Shelf):
     """The slice files in memory. Which of them are open, and which is closed next, is the product's."""
 
     def __init__(
-        self, *, disk: Disk, open_files_max: int, make_store: Callable[..., SliceStore], recent: RecentKeys
+        self,
+        *,
+        disk: Disk,
+        open_files_max: int,
+        make_store: Callable[..., SliceStore],
+        recent: RecentKeys,
+        merging: Merging,
     ) -> None:
-        super().__init__(folder=NOWHERE, open_files_max=open_files_max, recent=recent)
+        super().__init__(folder=NOWHERE, open_files_max=open_files_max, recent=recent, merging=merging)
         self._disk = disk
-        self._make_store = make_store
+        self._make_store = partial(make_store, recent=recent, merging=merging)
 
     def start(self, *, closed: Container[SliceId]) -> None:
         """As Shelf."""
@@ -132,7 +142,7 @@ class MemoryShelf(Shelf):
         file = self._disk.file(_name(slice_id), slice_store.DATABASES)
         self._disk.faults.point()
         self._slices.add(slice_id)
-        return self._keep(self._make_store(file=file, slice_id=slice_id, label=label, held=held, recent=self._recent))
+        return self._keep(self._make_store(file=file, slice_id=slice_id, label=label, held=held))
 
     def remove(self, slice_id: SliceId) -> None:
         """As Shelf."""
@@ -152,7 +162,7 @@ class MemoryShelf(Shelf):
             self.remove(slice_id)
             return None
         label, held = file.read(lambda txn: slice_store._load(file, txn, slice_id))  # noqa: SLF001 - the product's own reading
-        return self._make_store(file=file, slice_id=slice_id, label=label, held=held, recent=self._recent)
+        return self._make_store(file=file, slice_id=slice_id, label=label, held=held)
 
 
 def _name(slice_id: SliceId) -> str:
@@ -216,6 +226,9 @@ class InlineWriter(Writer):
         """Close the files: after a stop and after a kill alike, since nothing uncommitted is in them."""
         self._shelf.close()
         self._totals.close()
+
+    def _set_aside(self, slice_id: SliceId, damage: Damaged) -> None:
+        raise AssertionError(f"the file of slice {slice_id} is damaged, and no fault has damaged it") from damage
 
     def _call_back(self, work: Callable[..., None], *arguments: object) -> None:
         work(*arguments)

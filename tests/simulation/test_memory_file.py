@@ -27,6 +27,8 @@ Call = st.one_of(
     st.tuples(st.just("get"), Key),
     st.tuples(st.just("add"), Key, Value),
     st.tuples(st.just("add_many"), st.lists(Value, max_size=4)),
+    st.tuples(st.just("has"), Key, Value),
+    st.tuples(st.just("count")),
     st.tuples(st.just("delete"), Key),
     st.tuples(st.just("from"), Key),
     st.tuples(st.just("step"), Key),
@@ -41,7 +43,7 @@ class Abort(Exception):
     """A transaction that fails."""
 
 
-def do(file: LmdbFile, txn: Txn, call: tuple[object, ...]) -> object:  # noqa: PLR0911 - one for each kind of call
+def do(file: LmdbFile, txn: Txn, call: tuple[object, ...]) -> object:  # noqa: C901, PLR0911 - one for each kind of call
     """One call; what it tells."""
     db, members = file.database("map"), file.database("set")
     match call:
@@ -55,6 +57,10 @@ def do(file: LmdbFile, txn: Txn, call: tuple[object, ...]) -> object:  # noqa: P
             return txn.cursor(members).put(key, value, dupdata=False)
         case ("add_many", list(values)):
             return txn.cursor(members).putmulti([(b"u", value) for value in sorted(set(values))], dupdata=False)
+        case ("has", bytes(key), bytes(value)):
+            return txn.cursor(members).set_key_dup(key, value)
+        case ("count",):
+            return [txn.stat(each)["entries"] for each in (db, members)]
         case ("delete", bytes(key)):
             return txn.delete(key, db=db)
         case ("step", bytes(key)):

@@ -17,6 +17,8 @@ def problems_of(path: Path) -> list[str]:
     ):
         users = _members(env, txn, b"users", b"u")
         ids = _members(env, txn, b"ids", b"i")
+        users += pending(env, txn, b"u")
+        ids += pending(env, txn, b"i")
         counted = txn.get(b"*users", b"", db=env.open_db(b"counts", txn, create=False))
     if int.from_bytes(counted, "big") != len(users):
         problems.append(f"{path.name}: {len(users)} users are there, {int.from_bytes(counted, 'big')} are counted")
@@ -24,6 +26,16 @@ def problems_of(path: Path) -> list[str]:
         if len(set(members)) != len(members) or any(len(member) != 16 for member in members):
             problems.append(f"{path.name}: {name} has members twice, or of another length")
     return problems
+
+
+def pending(env: lmdb.Environment, txn: lmdb.Transaction[bytes], prefix: bytes) -> list[bytes]:
+    """The keys of a set that are not in it yet, but in runs."""
+    try:
+        runs = env.open_db(b"runs", txn, create=False)
+    except lmdb.NotFoundError:
+        return []
+    of_it = [run for name, run in txn.cursor(runs) if name.startswith(prefix)]
+    return [run[at : at + 16] for run in of_it for at in range(0, len(run), 16)]
 
 
 def _members(env: lmdb.Environment, txn: lmdb.Transaction[bytes], database: bytes, key: bytes) -> list[bytes]:

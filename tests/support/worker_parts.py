@@ -9,7 +9,9 @@ from pathlib import Path
 
 from common.logs import Log
 from worker_node.holdings import Holdings
+from worker_node.key_set import SHIPPED, Merging
 from worker_node.receiver import NumberedBatch
+from worker_node.recent_keys import RecentKeys
 from worker_node.room import Load, Room
 from worker_node.shelf import Shelf
 from worker_node.space import Space
@@ -47,12 +49,14 @@ async def writing(
     make_shelf: Callable[..., Shelf] = Shelf,
     make_totals: Callable[..., Totals] = Totals,
     open_files_max: int = 2,
+    recent: RecentKeys | None = None,
+    merging: Merging = SHIPPED,
     space: Space | None = None,
     write_list: Callable[[Totals], WriteList] | None = None,
     log: Log | None = None,
 ) -> AsyncIterator[Parts]:
     """A writer at work in the folder."""
-    shelf = make_shelf(folder=folder / "slices", open_files_max=open_files_max)
+    shelf = make_shelf(folder=folder / "slices", open_files_max=open_files_max, recent=recent, merging=merging)
     totals, holdings = make_totals(folder=folder), Holdings()
     async with Writer(
         shelf=shelf,

@@ -21,7 +21,7 @@ from common.routing import owner_position, proposed_route
 from common.slices import SliceId
 from tests.support.cluster import FIRST, HOUR, Cluster
 from tests.support.patience import eventually
-from tests.support.slice_files import problems_of
+from tests.support.slice_files import pending, problems_of
 from tests.torture.ledger import KEYED, SOLO, Ledger, Sheet
 
 QUIET_SECONDS = 40.0  # until nothing is queued, parked or spooled any more, and caches have expired
@@ -131,8 +131,8 @@ def read_slice(path: Path) -> Stored:
         counts = dict(txn.cursor(env.open_db(b"counts", txn, create=False)))
         counts.pop(b"*users", None)
         return Stored(
-            users=set(_members(env, txn, b"users", b"u")),
-            ids=set(_members(env, txn, b"ids", b"i")),
+            users={*_members(env, txn, b"users", b"u"), *pending(env, txn, b"u")},
+            ids={*_members(env, txn, b"ids", b"i"), *pending(env, txn, b"i")},
             counts=Counter({name.decode(): int.from_bytes(count, "big") for name, count in counts.items()}),
         )
 

@@ -20,6 +20,7 @@ from tests.support.batches import OTHER_STREAM, item, key
 from tests.support.patience import eventually
 from tests.support.slice_files import problems_of
 from tests.support.worker_parts import load_of, no_failure, writing
+from worker_node.key_set import Merging
 from worker_node.registry import Door, Registry
 from worker_node.shelf import Shelf
 from worker_node.slice_store import DATABASES, SliceStore
@@ -420,6 +421,24 @@ async def test_a_value_that_is_no_stream_record_is_damage(tmp_path):
 
     async with writing(tmp_path, fail=no_failure) as parts:
         assert await outcomes(parts, users(9, at=1, seq=2)) == [Outcome.QUARANTINED]
+        await quarantined(parts, tmp_path)
+
+
+async def test_a_key_that_was_counted_twice_is_found_when_it_is_merged(tmp_path):
+    """The batch is on disk by then, and has its receipt; the next one hears of it."""
+    async with writing(tmp_path) as parts:
+        assert await outcomes(parts, users(3, at=1)) == [Outcome.APPLIED]
+    file = LmdbFile(path=tmp_path / "slices" / "1.mdb", databases=DATABASES)
+    file.open()
+    (run,) = file.read(lambda txn: [run for _, run in txn.cursor(file.database("runs"))])
+    file.write(lambda txn: txn.cursor(file.database("users")).put(b"u", run[:16]))
+    file.close()
+    assert len(problems_of(tmp_path / "slices" / "1.mdb")) == 2
+
+    async with writing(tmp_path, merging=Merging(pending_max=0)) as parts:
+        assert await outcomes(parts, users(9, at=1, seq=2)) == [Outcome.APPLIED]
+        assert await outcomes(parts, users(9, at=1, seq=3)) == [Outcome.QUARANTINED]
+        assert await outcomes(parts, users(9, at=2)) == [Outcome.APPLIED]
         await quarantined(parts, tmp_path)
 
 

@@ -169,3 +169,82 @@ def test_what_is_known_is_committed_and_bounded(keys_max, steps):
             recent.learn(store, unknown)
             committed[store] |= some
         assert len(recent) <= keys_max
+
+
+def test_all_of_a_new_file_is_known():
+    recent = RecentKeys(keys_max=10)
+    recent.begin(ONE)
+
+    recent.unknown(ONE, keys("a", "b"))
+    recent.learn(ONE, keys("a", "b"))
+
+    assert recent.knows_all(ONE)
+    assert not recent.knows_all(TWO)
+
+
+def test_not_all_is_known_once_a_key_was_forgotten():
+    """It goes with the older half, unless it was seen again."""
+    recent = RecentKeys(keys_max=4)
+    for store, word in ((ONE, "a"), (TWO, "b")):
+        recent.begin(store)
+        recent.learn(store, keys(word))
+    recent.learn(TWO, keys("c"))
+    assert recent.unknown(TWO, keys("b")) == set()
+
+    recent.learn(TWO, keys("d", "e"))
+
+    assert not recent.knows_all(ONE)
+    assert recent.unknown(ONE, keys("a")) == keys("a")
+    assert recent.knows_all(TWO)
+
+
+def test_not_all_is_known_once_a_key_was_not_learnt():
+    recent = RecentKeys(keys_max=4)
+    recent.begin(ONE)
+
+    recent.learn(ONE, keys("a", "b", "c"))
+
+    assert not recent.knows_all(ONE)
+
+
+def test_not_all_is_known_of_what_was_forgotten():
+    recent = RecentKeys(keys_max=4)
+    recent.begin(ONE)
+
+    recent.forget(ONE)
+
+    assert not recent.knows_all(ONE)
+
+
+def test_when_it_is_given_up_nothing_is_known_of_any_file():
+    """Also not that all of it is known."""
+    recent = RecentKeys(keys_max=8)
+    recent.begin(ONE)
+    recent.learn(ONE, keys("a"))
+
+    for word in "bcde":
+        recent.unknown(TWO, keys(word))
+        recent.learn(TWO, keys(word))
+
+    assert recent.unknown(ONE, keys("a")) == keys("a")
+    assert not recent.knows_all(ONE)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from((ONE, TWO)), st.frozensets(st.sampled_from("abcdefghijkl"), max_size=5)), max_size=40
+    ),
+    st.sampled_from((0, 2, 6, 12, 40)),
+)
+def test_where_all_is_known_what_is_unknown_is_new(groups, keys_max):
+    """Whatever is asked for and learnt, in files that were empty in the beginning."""
+    recent = RecentKeys(keys_max=keys_max)
+    files: dict[str, set[bytes]] = {ONE: set(), TWO: set()}
+    for store in files:
+        recent.begin(store)
+    for store, words in groups:
+        unknown = recent.unknown(store, keys(*words))
+
+        assert not recent.knows_all(store) or unknown == keys(*words) - files[store]
+        recent.learn(store, unknown)
+        files[store] |= keys(*words)

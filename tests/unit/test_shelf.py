@@ -9,6 +9,7 @@ import pytest
 from common.lmdb_file import Damaged
 from common.slices import SliceId
 from tests.support.batches import KEY_ID, ROUTE, item
+from worker_node.key_set import Merging
 from worker_node.recent_keys import RecentKeys
 from worker_node.shelf import OPEN_FILES_MAX, Shelf, open_files_bound
 from worker_node.slice_store import SliceStore
@@ -96,6 +97,36 @@ def test_a_look_leaves_the_open_files_as_they_are(shelf):
     assert held.summary.users == 1
     assert shelf.open_files == 2
     assert shelf.get(SliceId(3)) is third
+
+
+def test_the_file_with_the_most_pending_keys_merges_while_there_are_too_many(tmp_path):
+    merging = Merging(pending_max=3, run_keys_min=1)
+    shelf = Shelf(folder=tmp_path / "slices", open_files_max=2, merging=merging)
+    shelf.start(closed=())
+    few, many = filled(shelf, 1), filled(shelf, 2)
+    many.apply([item(("b", "click"), at=2, seq=2)])
+    assert shelf.crowded() is None
+
+    few.apply([item(("c", "click", "id"), ("d", "click"), at=1, seq=2)])
+
+    assert shelf.crowded() is few
+    assert few is not None
+    few.merge()
+    assert few.pending == 1
+    assert shelf.crowded() is None
+    shelf.close()
+
+
+def test_what_is_pending_in_a_file_takes_no_memory_once_it_is_closed(tmp_path):
+    shelf = Shelf(folder=tmp_path / "slices", open_files_max=1, merging=Merging(pending_max=1, run_keys_min=1))
+    shelf.start(closed=())
+    for number in (1, 2, 3):
+        filled(shelf, number)
+
+    assert shelf.crowded() is None
+    assert all(shelf.look(SliceId(number)) is not None for number in (1, 2, 3))
+    assert shelf.crowded() is None
+    shelf.close()
 
 
 def test_a_removed_slice_leaves_no_file(shelf, tmp_path):

@@ -15,6 +15,7 @@ from common.wire import Outcome, Pins, SettledRoute
 from tests.support.batches import OTHER_STREAM, a_batch, item, key, numbered
 from tests.support.slice_files import problems_of
 from tests.support.worker_parts import load_of, writing
+from worker_node.key_set import Merging
 from worker_node.room import Load, Room
 from worker_node.shelf import Shelf
 from worker_node.slice_store import SliceStore
@@ -98,6 +99,22 @@ async def test_all_that_waits_is_one_group_and_one_transaction_a_slice(tmp_path)
     assert parts.writer.groups == 1
     found = {(receipt.slice, receipt.held.txn, receipt.held.summary.users) for receipt in receipts}
     assert found == {(0, 1, 20), (1, 1, 1)}
+
+
+async def test_pending_keys_are_merged_after_the_receipt(tmp_path):
+    """So many that no more are left than may be; in a transaction of its own."""
+    async with writing(tmp_path, merging=Merging(pending_max=4, run_keys_min=1)) as parts:
+        for seq, words in enumerate(("ab", "cd", "ef"), start=1):
+            (receipt,) = await receive(parts, item(*((word, "click", word) for word in words), seq=seq))
+            assert receipt.held.summary.users == 2 * seq
+        await parts.writer.count(SliceId(0), key("g"), "click")
+        store = parts.shelf.get(SliceId(0))
+        assert store is not None
+        pending, txn = store.pending, store.held.txn
+
+    assert pending <= 4
+    assert txn > 4
+    assert problems_of(tmp_path / "slices" / "0.mdb") == []
 
 
 async def test_batches_of_one_request_are_applied_in_their_order(tmp_path):
