@@ -27,6 +27,7 @@ import msgspec
 from aiohttp import web
 
 from common.errors import InputOutputFailed
+from common.last_call import last_call
 from common.listener import Runner
 from common.tasks import Tasks
 from common.web import BACKLOG, DRAIN_SECONDS, tell_loop_failures
@@ -160,6 +161,7 @@ async def serve_share(
                 await _let_go(runner, stop)
             else:
                 await asyncio.sleep(DRAIN_SECONDS)
+                await last_call(runner)
     finally:
         await runner.cleanup()
         _draft(share).unlink(missing_ok=True)

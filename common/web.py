@@ -3,7 +3,7 @@
 ::
 
     start -> parts enter -> listen -> ... -> SIGTERM -> /readyz 503, still serving for a second, each answer the last
-          of its connection -> stop listening -> handlers finish -> parts leave -> exit 0
+          of its connection -> last call -> stop listening -> handlers finish -> parts leave -> exit 0
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from common.errors import (
     PortInUse,
     Unauthorized,
 )
+from common.last_call import last_call
 from common.listener import METRICS, Runner, raise_descriptors
 from common.logs import Log
 
@@ -144,6 +145,7 @@ async def serve(app: web.Application, *, url: str, health: Health, log: Log, sto
         runner.leave()
         log.info("draining")
         await asyncio.sleep(DRAIN_SECONDS)
+        await last_call(runner)
     finally:
         await runner.cleanup()
     log.info("stopped")
