@@ -42,6 +42,7 @@ from api_node.spool_room import SpoolRoom
 from api_node.worker_client import WATCH_SECONDS
 from api_node.worker_pool import WorkerPool
 from common.anonymise import Anonymiser
+from common.certificates import Certificates
 from common.cluster_watch import ClusterWatch
 from common.config import ClusterConfig, is_loopback, load_config, load_secret, load_token
 from common.edge import Edge
@@ -103,6 +104,7 @@ class ApiNode:
         data: Path,
         fail: Callable[[ExitError], None],
         log: Log,
+        certificates: Certificates,
         now: Callable[[], Micros] = system_now,
         deadlines: Deadlines = Deadlines(),
         make_room: Callable[..., SpoolRoom] = SpoolRoom,
@@ -119,6 +121,7 @@ class ApiNode:
         metrics = ApiMetrics()
         process = metrics.process = None if share is None else share.process
         self._siblings = None if share is None else Siblings(share=share, token=lambda: self._token)
+        self._certificates = certificates
         self._tasks = Tasks(log=log)
         # No limit of connections: each worker has one envelope per stream, and one question per slice, under way.
         self._session = aiohttp.ClientSession(
@@ -133,6 +136,7 @@ class ApiNode:
             url=config.worker_nodes[config.registry],
             token=lambda: self._token,
             name=f"the registry at worker {config.registry}",
+            tls=certificates.calling,
         )
         self._registry = HostedRegistry(peer=self._registry_peer)
         self._membership = Membership(
@@ -187,6 +191,7 @@ class ApiNode:
             metrics=metrics,
             log=log,
             watch_seconds=deadlines.watch_seconds,
+            tls=certificates.calling,
         )
         metrics.follow_workers(lambda: self._workers.links)
         places = Places(
@@ -211,6 +216,7 @@ class ApiNode:
             path=cluster_file, running=config, judge=self._judge, publish=self._publish, log=log, now=now
         )
         metrics.follow_config(self._watch)
+        metrics.follow_certificates(certificates)
         self.health.reasons += [self._membership.reason, self._tasks.reason, self._died, self._all_refuse]
         edge = Edge(metrics=metrics, log=log)
         self.app = web.Application(middlewares=[edge.middleware], client_max_size=EVENT_BYTES_MAX)
@@ -267,6 +273,7 @@ class ApiNode:
             self._tasks.start("keep-claims", self._membership.keep_claims())
             self._tasks.start("claim-ahead", self._routes.claim_ahead(self._now))
             self._tasks.start("watch-registry", self._routes.watch_registry())
+            self._tasks.start("certificates", self._certificates.keep_fresh(self._running))
             await parts.enter_async_context(self._watch)
             yield
 
@@ -312,9 +319,11 @@ class ApiNode:
 
     async def _publish(self, config: ClusterConfig) -> None:
         token = load_token(config)
+        use_certificates = await self._certificates.prepare(config)
 
         def switch() -> None:
             self._config = config
+            use_certificates()
             self._token = token
             self._registry_peer.url = config.worker_nodes[config.registry]
             self._routes.follow(config)
@@ -334,6 +343,7 @@ class ApiNode:
         found = [
             *self.health.problems(),
             *self._room.unreadable,
+            self._certificates.problem(),
             self._membership.problem,
             self._routes.registry_problem,
         ]
@@ -374,6 +384,8 @@ async def run_node(
         log = log.bind(process=share.process)
     if config.internal_token_file is None and not is_loopback(config.api_nodes[arguments.node]):
         log.warning("listening_beyond_loopback_without_internal_token")
+    url = config.api_nodes[arguments.node]
+    certificates = Certificates(node=f"api-{arguments.node}", url=url, config=config, log=log, calls_workers=True)
     failures: list[ExitError] = []
 
     def fail(error: ExitError) -> None:
@@ -386,12 +398,21 @@ async def run_node(
         data=arguments.data,
         fail=fail,
         log=log,
+        certificates=certificates,
         make_room=make_room,
         share=share,
     )
     if share is None:
-        await serve(node.app, url=config.api_nodes[arguments.node], health=node.health, log=log, stop=stop)
+        await serve(node.app, url=url, health=node.health, log=log, stop=stop, tls=certificates.listening)
     else:
-        await serve_share(node.app, share=share, health=node.health, log=log, stop=stop, adopt=node.adopt_spools)
+        await serve_share(
+            node.app,
+            share=share,
+            health=node.health,
+            log=log,
+            stop=stop,
+            adopt=node.adopt_spools,
+            tls=certificates.listening,
+        )
     if failures:
         raise failures[0]

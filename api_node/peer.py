@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
 
@@ -48,6 +49,7 @@ class Peer:
         url: where it is.
         token: the internal token, if there is one.
         name: what people call it, if the URL does not say enough.
+        tls: for a connection to an https URL; None: as the library has it.
     """
 
     def __init__(
@@ -58,12 +60,14 @@ class Peer:
         token: Callable[[], str | None],
         name: str | None = None,
         exchange: Exchange | None = None,
+        tls: Callable[[], ssl.SSLContext | None] = lambda: None,
     ) -> None:
         self.url = url
         self._name = name
         self._session = session
         self._exchange = exchange
         self._token = token
+        self._tls = tls
 
     def __str__(self) -> str:
         """In words: ``worker 1 (http://10.0.0.7:9000/worker)``."""
@@ -97,7 +101,7 @@ class Peer:
         try:
             async with asyncio.timeout(seconds):
                 if self._exchange is not None and body is not None and content_type == wire.MEDIA_TYPE:
-                    status, content = await self._exchange.post(self.url + path, body, headers)
+                    status, content = await self._exchange.post(self.url + path, body, headers, tls=self._tls())
                 else:
                     status, content = await self._ask(method, self.url + path, body, headers)
         except TimeoutError as error:
@@ -118,7 +122,9 @@ class Peer:
         raise PeerRefuses(message, slug=problem.type.rpartition(":")[2])
 
     async def _ask(self, method: str, url: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
-        async with self._session.request(method, url, data=body, headers=headers, allow_redirects=False) as response:
+        async with self._session.request(
+            method, url, data=body, headers=headers, allow_redirects=False, ssl=self._tls() or True
+        ) as response:
             return response.status, await self._read(response)
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
@@ -135,6 +141,8 @@ class Peer:
 
 def why_silent(error: Exception) -> str:
     """Why a call got no answer, in words."""
+    if isinstance(error, (ssl.SSLError, aiohttp.ClientSSLError)):
+        return _why_not_secure(error)
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, (aiohttp.ClientConnectorDNSError, socket.gaierror)):
@@ -144,6 +152,13 @@ def why_silent(error: Exception) -> str:
     if isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, OSError)):
         return "the connection ended before the answer did"
     return "what answers there is not HTTP"
+
+
+def _why_not_secure(error: Exception) -> str:
+    reason = error.certificate_error if isinstance(error, aiohttp.ClientConnectorCertificateError) else error
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted: {reason.verify_message}"
+    return "no TLS connection can be made: it listens without TLS, or wants a certificate that we do not show"
 
 
 def _from_json(content: bytes, kind: type[T]) -> T:

@@ -34,6 +34,7 @@ import msgspec
 
 from api_node.app import load_node_config
 from api_node.share import ADOPT, LEAVE, LET_GO_SECONDS, Share
+from common.certificates import Certificates
 from common.config import listen_address, load_secret, load_token
 from common.errors import ConfigRefused, DirectoryOwned, InputOutputFailed, PortInUse
 from common.listener import FINISH_SECONDS, raise_descriptors
@@ -107,7 +108,7 @@ class Processes:
         """Keep the processes running until ``stop`` is set, or one of them ends with a code that is final.
 
         Raises:
-            ConfigRefused: the cluster file cannot be used, or the secret, or the token.
+            ConfigRefused: the cluster file cannot be used, or the secret, the token, or the TLS files.
             PortInUse: somebody else listens there, this node included.
             InputOutputFailed: listening failed for another reason, the data folder cannot be used, or the system has no
                 room for another process.
@@ -115,9 +116,10 @@ class Processes:
         config = load_node_config(self._arguments)
         load_secret(config)
         load_token(config)
+        name, url = f"api-{self._arguments.node}", config.api_nodes[self._arguments.node]
+        Certificates(node=name, url=url, config=config, log=self._log, calls_workers=True)
         raise_descriptors()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._replace_all.set)
-        url = config.api_nodes[self._arguments.node]
         async with AsyncExitStack() as stack:
             self._folder = stack.enter_context(_folder_of_doors(self._arguments.data, self._log))
             self._listeners = await _listen_soon(url, self._arguments.processes)

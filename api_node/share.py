@@ -33,6 +33,7 @@ from common.tasks import Tasks
 from common.web import BACKLOG, DRAIN_SECONDS, tell_loop_failures
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Coroutine
 
     from common.logs import Log
@@ -123,6 +124,7 @@ async def serve_share(
     log: Log,
     stop: asyncio.Event,
     adopt: Callable[[], Coroutine[Any, Any, None]],
+    tls: Callable[[], ssl.SSLContext] | None = None,
 ) -> None:
     """Serve this process's share of the node until ``stop`` is set, or it is told to leave; then drain and leave.
 
@@ -133,13 +135,14 @@ async def serve_share(
         log: gets what happens.
         stop: ends it, as SIGTERM does.
         adopt: looks for spools that others have left.
+        tls: what to begin a handshake with, if this node listens with TLS; its own door does not.
 
     Raises:
         InputOutputFailed: it cannot listen at its own door.
         ExitError: whatever the parts of the app raise when they enter.
     """
     tell_loop_failures(log)
-    runner = Runner(app)
+    runner = Runner(app, tls=tls)
     listeners = [socket.socket(fileno=descriptor) for descriptor in share.listeners]
     await runner.setup()
     try:

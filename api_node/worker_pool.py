@@ -14,6 +14,7 @@ from common.errors import NotTaken, PeerAway, PeerError, WireError
 from common.wire import Held, Identity
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
@@ -46,9 +47,11 @@ class WorkerPool:
         watch_seconds: float = WATCH_SECONDS,
         away_seconds: float = AWAY_SECONDS,
         receipt_seconds: float = RECEIPT_SECONDS,
+        tls: Callable[[], ssl.SSLContext | None] = lambda: None,
     ) -> None:
         self._session = session
         self._exchange = exchange
+        self._tls = tls
         self._membership = membership
         self._learn_route = learn_route
         self._token = token
@@ -109,6 +112,7 @@ class WorkerPool:
                         url=url,
                         token=self._token,
                         name=f"worker {worker}",
+                        tls=self._tls,
                     ),
                     membership=self._membership,
                     cache=SummaryCache(ttl_seconds=config.cache_ttl_seconds, timer=asyncio.get_running_loop().time),

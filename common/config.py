@@ -57,8 +57,45 @@ _KEYS = (
     "api-nodes", "worker-nodes", "length-of-time-slice", "first-slice", "routing",
     "registry", "event-types", "cache-ttl-seconds", "reload-seconds", "close-after-seconds", "close-grace-seconds",
     "max-future-seconds", "max-past-seconds", "max-slices", "spool-max-bytes", "spool-max-age-seconds",
-    "secret-file", "internal-token-file", "compat",
+    "secret-file", "internal-token-file", "tls", "compat",
 )  # fmt: skip
+_TLS_KEYS = ("certificate", "key", "ca", "client-ca")
+NODE_MARK = "{node}"  # in a path of "tls": the node's own name, such as api-0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFiles:
+    """The files that one node listens, and calls others, with; all PEM.
+
+    Attributes:
+        certificate: its certificate, and those between it and a CA's.
+        key: the private key of the first of them.
+        ca: the certificates that workers' certificates must lead to; None: the system's.
+        client_ca: those that the certificates of whoever calls a worker must lead to; None: none is asked for.
+    """
+
+    certificate: Path
+    key: Path
+    ca: Path | None = None
+    client_ca: Path | None = None
+
+    def of(self, node: str) -> TlsFiles:
+        """The files of the node of a name, such as ``api-0`` or ``worker-3``."""
+        certificate, key, ca, client_ca = (
+            None if path is None else Path(str(path).replace(NODE_MARK, node)) for path in self.paths()
+        )
+        assert certificate is not None  # noqa: S101 - as of self
+        assert key is not None  # noqa: S101 - likewise
+        return TlsFiles(certificate=certificate, key=key, ca=ca, client_ca=client_ca)
+
+    def paths(self) -> tuple[Path | None, ...]:
+        """All of them, in the order above."""
+        return self.certificate, self.key, self.ca, self.client_ca
+
+    def __str__(self) -> str:
+        """As the log shows a change."""
+        named = zip(_TLS_KEYS, self.paths(), strict=True)
+        return ", ".join(f"{name} {path}" for name, path in named if path is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +121,7 @@ class ClusterConfig:
         spool_max_age_seconds: likewise, while what it holds is older.
         secret_file: the secret that user keys are made with.
         internal_token_file: the token between the nodes; None: none is asked for.
+        tls: what nodes whose URL is https listen with, and how they know each other; None: no URL is.
         compat: "rt" for answers as an older system's clients expect them.
         version: a digest of the file's bytes.
     """
@@ -106,6 +144,7 @@ class ClusterConfig:
     spool_max_age_seconds: float = 86_400
     secret_file: Path
     internal_token_file: Path | None = None
+    tls: TlsFiles | None = None
     compat: Literal["rt"] | None = None
     version: str
 
@@ -168,6 +207,11 @@ def listen_address(url: str) -> tuple[str, int]:
     """The host and port that a node's URL names; without a port, the scheme's own."""
     parts = urlsplit(url)
     return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def is_https(url: str) -> bool:
+    """Whether a node with this URL listens with TLS."""
+    return urlsplit(url).scheme == "https"
 
 
 def is_loopback(url: str) -> bool:
@@ -279,6 +323,7 @@ class _Reader:
             spool_max_age_seconds=self._number("spool-max-age-seconds", 0, SPAN_SECONDS_MAX, default=86_400) or 0,
             secret_file=self._path("secret-file", "secret.key") or self._folder,
             internal_token_file=self._path("internal-token-file", None),
+            tls=self._tls((*api_nodes.values(), *worker_nodes.values())),
             compat=self._compat(),
             version=version,
         )
@@ -422,6 +467,33 @@ class _Reader:
             self._problem(key, f"must be a path, relative to this file{or_null}, not {_shown(value)}")
             return None
         return self._folder / value
+
+    def _tls(self, urls: Iterable[str]) -> TlsFiles | None:
+        value = self._fields.get("tls")
+        if value is None:
+            if secure := next((url for url in urls if is_https(url)), None):
+                self._problem("tls", f'is missing; {_shown(secure)} needs {{"certificate": a path, "key": a path}}')
+            return None
+        if not isinstance(value, dict):
+            what = 'an object such as {"certificate": "tls/{node}.crt", "key": "tls/{node}.key", "ca": "tls/ca.crt"}'
+            self._problem("tls", f"must be {what} or null, not {_shown(value)}")
+            return None
+        self._unknown("tls", value, _TLS_KEYS)
+        certificate, key = (self._tls_path(value, name, required=True) for name in _TLS_KEYS[:2])
+        ca, client_ca = (self._tls_path(value, name, required=False) for name in _TLS_KEYS[2:])
+        if certificate is None or key is None:
+            return None
+        return TlsFiles(certificate=certificate, key=key, ca=ca, client_ca=client_ca)
+
+    def _tls_path(self, fields: dict[str, Any], name: str, *, required: bool) -> Path | None:
+        value = fields.get(name)
+        if value is None and not required:
+            return None
+        if isinstance(value, str) and value and "\0" not in value:
+            return self._folder / value
+        or_null, given = "" if required else " or null", "" if name not in fields else f", not {_shown(value)}"
+        self._problem(f"tls.{name}", f"must be a path, relative to this file{or_null}{given}")
+        return None
 
     def _compat(self) -> Literal["rt"] | None:
         value = self._fields.get("compat")

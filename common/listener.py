@@ -2,7 +2,8 @@
 
 ::
 
-    connected --head_seconds--> head complete -> handled -> answer --answer_seconds--> taken -> idle --idle_seconds--+
+    connected [TLS: --handshake_seconds--> handshake done, see common/handshake.py]
+        --head_seconds--> head complete -> handled -> answer --answer_seconds--> taken -> idle --idle_seconds--+
         |            |                |                                  |                       |                   |
         |       408, closed      431, closed:                         aborted                 next head           closed
         |                        over HEAD_BYTES_MAX
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any, cast
 from aiohttp import web
 
 from common.errors import Malformed, TooSlow, Unavailable
+from common.handshake import Threshold
 from common.hot import HOT, written
 from common.lane import Lane, PlainRoutes
 from common.logs import quiet_library_logger
@@ -31,6 +33,9 @@ from common.metrics import Metrics
 from common.problems import HeadTooLarge, OtherProblem, problem_response
 
 if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
+
     from common.errors import RequestError
 
 FINISH_SECONDS = 6.0  # for handlers to finish; with the drain and the parts' leaving it stays within 10 s
@@ -63,6 +68,7 @@ class Limits:
     """How long a connection may take for what, and how many there may be.
 
     Attributes:
+        handshake_seconds: from the connection to the end of its TLS handshake, where there is one.
         head_seconds: from the connection, or from the first byte of a later request, to the end of its head.
         idle_seconds: between two requests; longer than the 60 s of common load balancers, so that they end it.
         answer_seconds: for the client to take what was written to it.
@@ -71,6 +77,7 @@ class Limits:
         connections_max: at a time; by the descriptors of the process if None.
     """
 
+    handshake_seconds: float = 10.0
     head_seconds: float = 10.0
     idle_seconds: float = 75.0
     answer_seconds: float = 60.0
@@ -107,10 +114,27 @@ def free_descriptors() -> int:
 class Connection(web.RequestHandler):
     """aiohttp's, with deadlines, a bound on heads, and answers that quote nothing."""
 
-    __slots__ = ("_answer_timer", "_head_bytes", "_head_timer", "_lane", "_listener", "_peer_ended", "_untaken_bytes")
+    __slots__ = (
+        "_admitted",
+        "_answer_timer",
+        "_head_bytes",
+        "_head_timer",
+        "_lane",
+        "_listener",
+        "_peer_ended",
+        "_untaken_bytes",
+    )
 
-    def __init__(self, listener: Listener, *, loop: asyncio.AbstractEventLoop, **settings: Any) -> None:  # noqa: ANN401 - aiohttp's
+    def __init__(
+        self,
+        listener: Listener,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        admitted: bool,
+        **settings: Any,  # noqa: ANN401 - aiohttp's
+    ) -> None:
         super().__init__(listener, loop=loop, **settings)
+        self._admitted = admitted
         self._listener = listener
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
@@ -123,14 +147,15 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Let it in, or close it at once."""
         stream = cast("asyncio.Transport", transport)
-        if not self._listener.has_room:
+        if not self._admitted and not self._listener.has_room:
             self._listener.ended("too_many")
             self.force_close()
             stream.abort()
             return
         super().connection_made(stream)
         # So that writing pauses until everything is out, which is what the deadline of an answer is about.
-        stream.set_write_buffer_limits(high=0)
+        # With TLS from the first byte on: there nothing at all would be too much too.
+        stream.set_write_buffer_limits(high=0 if stream.can_write_eof() else 1, low=0)
         self._expect_head()
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -158,6 +183,8 @@ class Connection(web.RequestHandler):
 
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio's signature, which aiohttp narrows
         """The client sends nothing more; whether the connection stays open, for the answers to what it has sent."""
+        if not self._can_half_close:
+            return False
         if self._lane is not None and self._lane.is_busy:
             self._peer_ended = True
             return True
@@ -273,6 +300,11 @@ class Connection(web.RequestHandler):
             super()._process_keepalive()
 
     @property
+    def _can_half_close(self) -> bool:
+        # Not with TLS: there whoever ends one direction ends both, or so asyncio has it.
+        return self.transport is not None and self.transport.can_write_eof()
+
+    @property
     def _awaits_request(self) -> bool:
         return self._waiter is not None and not self._waiter.done()
 
@@ -296,7 +328,8 @@ class Connection(web.RequestHandler):
             return
         self._listener.ended(reason)
         self.transport.write(written(problem_response(error), keep_alive=False))
-        self.transport.write_eof()
+        if self._can_half_close:
+            self.transport.write_eof()
         # Whatever else comes is thrown away. Closed with something unread, the connection would take the answer along.
         self.close()
         self._loop.call_later(self._listener.limits.linger_seconds, self.transport.abort)
@@ -322,15 +355,38 @@ class Listener(web.Server):
     answers_bytes: int = 0  # that clients have not taken yet
     leaving: bool = False  # each answer is the last one of its connection
     plain_routes: PlainRoutes = {}  # noqa: RUF012 - never changed, but replaced as a whole
+    tls: Callable[[], ssl.SSLContext] | None = None  # what to begin a handshake with
+    handshakes: set[asyncio.Task[None]]  # under way
 
     def __call__(self) -> web.RequestHandler:
-        """Make a connection."""
-        return Connection(self, loop=self._loop, **self._kwargs)
+        """Make a connection, or what becomes one when its handshake is done."""
+        if self.tls is None:
+            return self._connection(admitted=False)
+        threshold = Threshold(
+            context=self.tls,
+            make=lambda: self._connection(admitted=True),
+            has_room=lambda: self.has_room,
+            ended=self.ended,
+            under_way=self.handshakes,
+            handshake_seconds=self.limits.handshake_seconds,
+            shutdown_seconds=self.limits.linger_seconds,
+        )
+        return cast("web.RequestHandler", threshold)  # all that whoever listens wants is a protocol
+
+    def _connection(self, *, admitted: bool) -> Connection:
+        return Connection(self, loop=self._loop, admitted=admitted, **self._kwargs)
+
+    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - aiohttp's signature
+        """End all connections, and those that are about to become one."""
+        for handshake in list(self.handshakes):
+            handshake.cancel()
+        await asyncio.gather(*self.handshakes, return_exceptions=True)
+        await super().shutdown(timeout)
 
     @property
     def has_room(self) -> bool:
         """Whether one more connection is let in."""
-        return len(self._connections) < self.connections_max
+        return len(self._connections) + len(self.handshakes) < self.connections_max
 
     def has_no_room_for(self, size: int) -> bool:
         """Whether an answer would be too much, with those that clients have not taken yet."""
@@ -348,7 +404,13 @@ class Listener(web.Server):
 class Runner(web.AppRunner):
     """Runs an application, and says nothing that was not said by it: no access log, no library's log, no quotations."""
 
-    def __init__(self, app: web.Application, *, limits: Limits = Limits()) -> None:
+    def __init__(
+        self,
+        app: web.Application,
+        *,
+        limits: Limits = Limits(),
+        tls: Callable[[], ssl.SSLContext] | None = None,
+    ) -> None:
         super().__init__(
             app,
             access_log=None,
@@ -364,6 +426,7 @@ class Runner(web.AppRunner):
             auto_decompress=False,  # see common/bodies.py
         )
         self._limits = limits
+        self._tls = tls
 
     def leave(self) -> None:
         """End each connection with its next answer, which says so."""
@@ -376,13 +439,14 @@ class Runner(web.AppRunner):
         server.__class__ = Listener
         assert isinstance(server, Listener)  # noqa: S101 - as of the line above
         server.limits = self._limits
+        server.tls, server.handshakes = self._tls, set()
         # Now, when the parts of the application have their files open.
         server.connections_max = self._limits.connections_max or connections_bound()
         server.metrics = self.app.get(METRICS) or Metrics()
         if (hot := self.app.get(HOT)) is not None:
             server.request_handler = hot.before(server.request_handler)
             server.plain_routes = hot.plain
-        server.metrics.connections.set_function(lambda: len(server.connections))
+        server.metrics.connections.set_function(lambda: len(server.connections) + len(server.handshakes))
         server.metrics.answers_bytes.set_function(lambda: server.answers_bytes)
         server.metrics.connections_max.set(server.connections_max)
         return server

@@ -8,6 +8,7 @@ collection) keeps the names that everybody's dashboards know: ``process_`` and `
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import time
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
+    from common.certificates import Certificates
     from common.cluster_watch import ClusterWatch
     from common.instruments import Kind, Series
 
@@ -68,7 +70,8 @@ class Metrics:
         )
         self.connections_ended = self.counters(
             "tallyslice_connections_ended",
-            "Connections that the node ended: too_many, late_head, head_too_large, not_http, late_answer.",
+            "Connections that the node ended: too_many, late_head, head_too_large, not_http, late_answer, tls_failed,"
+            " late_handshake.",
             "reason",
         )
         self.bodies_bytes = self.gauge("tallyslice_bodies_bytes", "Bytes of the bodies of requests under way.")
@@ -82,6 +85,15 @@ class Metrics:
         self.config_refused = self.gauge("tallyslice_config_refused", "1 while the cluster file on disk is refused.")
         self.config_version = self.gauges(
             "tallyslice_config_version_info", "1, of the cluster file that the node runs on.", "version"
+        )
+        self.certificate_expires = self.gauge(
+            "tallyslice_certificate_expires_timestamp_seconds",
+            "When the certificate that the node shows does; infinite if it shows none.",
+        )
+        self.certificate_expires.set(math.inf)
+        self.certificates_refused = self.gauge(
+            "tallyslice_certificates_refused",
+            "1 while the TLS files on disk cannot be used, and those loaded before are.",
         )
         self.ready = self.gauge("tallyslice_ready", "1 while the node is ready to serve.")
         self.gauges("tallyslice_build_info", "1, of the release that runs.", "version").labels(_release()).set(1)
@@ -119,6 +131,11 @@ class Metrics:
         self.config_refusals.set_function(lambda: watch.refusals)
         self.config_refused.set_function(lambda: watch.refusal is not None)
         self.config_version.follow(lambda: {(watch.running.version,): 1})
+
+    def follow_certificates(self, certificates: Certificates) -> None:
+        """Show what becomes of the TLS files."""
+        self.certificate_expires.set_function(lambda: certificates.expires)
+        self.certificates_refused.set_function(lambda: certificates.refusal is not None)
 
     def exposition(self) -> bytes:
         """Everything, in Prometheus' text format."""

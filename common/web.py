@@ -38,6 +38,8 @@ from common.listener import METRICS, Runner, raise_descriptors
 from common.logs import Log
 
 if TYPE_CHECKING:
+    import ssl
+
     from common.metrics import Metrics
 
 JSON_TYPE = "application/json"
@@ -119,8 +121,16 @@ def add_probes(app: web.Application, *, health: Health, metrics: Metrics, gather
     app.router.add_get("/metrics", show_metrics)
 
 
-async def serve(app: web.Application, *, url: str, health: Health, log: Log, stop: asyncio.Event) -> None:
-    """Serve where the URL says until ``stop`` is set, then drain and leave.
+async def serve(
+    app: web.Application,
+    *,
+    url: str,
+    health: Health,
+    log: Log,
+    stop: asyncio.Event,
+    tls: Callable[[], ssl.SSLContext] | None = None,
+) -> None:
+    """Serve where the URL says until ``stop`` is set, then drain and leave; with TLS if there is a context for it.
 
     Raises:
         PortInUse: somebody else listens there.
@@ -128,7 +138,7 @@ async def serve(app: web.Application, *, url: str, health: Health, log: Log, sto
         ExitError: whatever the parts of the app raise when they enter.
     """
     tell_loop_failures(log)
-    runner = Runner(app)
+    runner = Runner(app, tls=tls)
     host, port = listen_address(url)
     await runner.setup()
     try:

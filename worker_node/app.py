@@ -24,6 +24,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from common.certificates import Certificates
 from common.cluster_watch import ClusterWatch
 from common.config import ClusterConfig, is_loopback, load_config, load_token
 from common.edge import Edge
@@ -89,18 +90,22 @@ class Node:
     health: Health
     url: str
     closing: Closing
+    certificates: Certificates
 
 
 class _Settings:
-    """What the cluster file says now, and the token in the file that it names."""
+    """What the cluster file says now, and what is in the files that it names."""
 
-    def __init__(self, config: ClusterConfig) -> None:
+    def __init__(self, config: ClusterConfig, certificates: Certificates) -> None:
         self.config = config
+        self.certificates = certificates
         self.token = load_token(config)
 
     async def take(self, config: ClusterConfig) -> None:
-        # Read first: a token file that cannot be read refuses the change as a whole.
+        # Read first: a file that cannot be read refuses the change as a whole.
         token = await asyncio.to_thread(load_token, config)
+        use_certificates = await self.certificates.prepare(config)
+        use_certificates()
         self.config, self.token = config, token
 
 
@@ -129,7 +134,8 @@ async def open_worker(
     """
     config = load_config(place.cluster_file)
     url = _url(config, place.worker)
-    settings = _Settings(config)
+    certificates = Certificates(node=f"worker-{place.worker}", url=url, config=config, log=log, calls_workers=False)
+    settings = _Settings(config, certificates)
     async with AsyncExitStack() as stack:
         directory = stack.enter_context(DataDirectory(folder=place.folder, worker=place.worker))
         mark = stack.enter_context(FailureMark(folder=place.folder))
@@ -175,6 +181,8 @@ async def open_worker(
         )
         tasks.start("closing", closing.run())
         tasks.start("verification", Verification(writer=writer, log=log).run())
+        if certificates.listening is not None:
+            tasks.start("certificates", certificates.keep_fresh(lambda: settings.config))
         watch = await stack.enter_async_context(
             ClusterWatch(
                 path=place.cluster_file, running=config, judge=ask_judge, publish=settings.take, log=log, now=now
@@ -183,6 +191,7 @@ async def open_worker(
         metrics.follow_disk(holdings=holdings, writer=writer, shelf=shelf, space=space)
         metrics.follow_registry(registry, totals)
         metrics.follow_config(watch)
+        metrics.follow_certificates(certificates)
         health = Health(reasons=[tasks.reason, space.problem])
         edge = Edge(metrics=metrics, log=log)
         app = web.Application(middlewares=[edge.middleware], client_max_size=WORKER_BODY_BYTES_MAX)
@@ -203,7 +212,7 @@ async def open_worker(
         add_probes(app, health=health, metrics=metrics)
         if settings.token is None and not is_loopback(url):
             log.warning("listening_beyond_loopback_without_internal_token")
-        yield Node(app=app, health=health, url=url, closing=closing)
+        yield Node(app=app, health=health, url=url, closing=closing, certificates=certificates)
 
 
 async def run(place: Place, stop: asyncio.Event, *, parts: Parts = Parts()) -> None:
@@ -216,7 +225,7 @@ async def run(place: Place, stop: asyncio.Event, *, parts: Parts = Parts()) -> N
         os._exit(InputOutputFailed.exit_code)
 
     async with open_worker(place, log=log, fail=fail, parts=parts) as node:
-        await serve(node.app, url=node.url, health=node.health, log=log, stop=stop)
+        await serve(node.app, url=node.url, health=node.health, log=log, stop=stop, tls=node.certificates.listening)
 
 
 def _url(config: ClusterConfig, worker: WorkerId) -> str:

@@ -18,6 +18,7 @@ import contextlib
 import json
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -98,6 +99,7 @@ class Node:
     host: str = "127.0.0.1"
     inside: Sequence[str] = ()
     options: Sequence[str] = ()
+    secure: bool = False  # its URL is https
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
@@ -108,7 +110,7 @@ class Node:
     @property
     def base(self) -> str:
         """The URL without path."""
-        return f"http://{self.host}:{self.port}"
+        return f"http{'s' if self.secure else ''}://{self.host}:{self.port}"
 
     @property
     def url(self) -> str:
@@ -188,6 +190,7 @@ class Cluster:
         workers: likewise.
         routing: slice -> nodes; every slice goes to all workers if not given.
         start: whether entering starts all nodes and waits until they are ready.
+        client_tls: what the test connects with; given, all nodes have https URLs.
         settings: further keys of the cluster file, with ``_`` for ``-``.
     """
 
@@ -201,10 +204,12 @@ class Cluster:
         workers: int = 1,
         routing: Mapping[int, Sequence[str]] | None = None,
         start: bool = True,
+        client_tls: ssl.SSLContext | None = None,
         **settings: object,
     ) -> None:
         self.folder = folder
         self.file = folder / "cluster.json"
+        self._tls = client_tls
         self.api = {str(n): self._node("api", str(n)) for n in range(apis)}
         self.worker = {str(n): self._node("worker", str(n)) for n in range(workers)}
         self._start = start
@@ -228,6 +233,7 @@ class Cluster:
             file=self.file,
             data=self.folder / full,
             log=self.folder / f"{full}.log",
+            secure=self._tls is not None,
         )
 
     @property
@@ -243,7 +249,8 @@ class Cluster:
     async def __aenter__(self) -> Self:
         self.running.append(self)
         # A connection per request: none that a restarted node has closed is ever used again.
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True))
+        connector = aiohttp.TCPConnector(force_close=True, ssl=self._tls or True)
+        self._session = aiohttp.ClientSession(connector=connector)
         try:
             if self._start:
                 await self.start(*self.nodes)

@@ -11,6 +11,7 @@ import asyncio
 import io
 import json
 import shutil
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from aiohttp import web
 from yarl import URL
 
 from api_node.app import ApiNode, Deadlines
+from common.certificates import Certificates
 from common.config import load_config
 from common.errors import ExitError
 from common.listener import Runner
@@ -103,6 +105,7 @@ class Nodes:
         start: whether entering starts all nodes and waits until they are ready.
         deadlines: how long the API nodes wait.
         now: the clock of all nodes.
+        client_tls: what the test connects with; given, all nodes have https URLs.
         settings: further keys of the cluster file, with ``_`` for ``-``.
     """
 
@@ -116,12 +119,14 @@ class Nodes:
         start: bool = True,
         deadlines: Deadlines = QUICK,
         now: Clock | None = None,
+        client_tls: ssl.SSLContext | None = None,
         **settings: object,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.file = folder / "cluster.json"
         self.now = now or Clock()
+        self._tls = client_tls
         self.api = {str(n): Api(node=self._node("api", str(n))) for n in range(apis)}
         self.worker = {str(n): Running(node=self._node("worker", str(n))) for n in range(workers)}
         self.written = io.StringIO()
@@ -148,6 +153,7 @@ class Nodes:
             file=self.file,
             data=self.folder / full,
             log=self.folder / f"{full}.log",
+            secure=self._tls is not None,
         )
 
     def log(self, name: str) -> Log:
@@ -161,7 +167,8 @@ class Nodes:
         return self._session
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True))
+        connector = aiohttp.TCPConnector(force_close=True, ssl=self._tls or True)
+        self._session = aiohttp.ClientSession(connector=connector)
         if self._start:
             try:
                 await self.start()
@@ -227,7 +234,7 @@ class Nodes:
             opened = await life.enter_async_context(
                 open_worker(place, log=self.log(f"worker-{name}"), fail=fail, now=self.now, parts=parts)
             )
-            await _listen(life, opened.app, worker.node.port)
+            await _listen(life, opened.app, worker.node.port, opened.certificates)
             worker.closing = opened.closing
             worker.life = life.pop_all()
 
@@ -241,17 +248,22 @@ class Nodes:
         assert api.life is None
         path = file or self.file
         api.failures.clear()
+        config, log = load_config(path), self.log(f"api-{name}")
+        certificates = Certificates(
+            node=f"api-{name}", url=config.api_nodes[name], config=config, log=log, calls_workers=True
+        )
         api.parts = ApiNode(
-            config=load_config(path),
+            config=config,
+            certificates=certificates,
             cluster_file=path,
             data=api.data,
             fail=api.failures.append,
-            log=self.log(f"api-{name}"),
+            log=log,
             now=self.now,
             deadlines=self._deadlines,
         )
         async with AsyncExitStack() as life:
-            await _listen(life, api.parts.app, api.node.port)
+            await _listen(life, api.parts.app, api.node.port, certificates)
             api.life = life.pop_all()
         if ready:
             await eventually(lambda: self._ready(api))
@@ -341,8 +353,8 @@ class Nodes:
         return float(lines[0].rpartition(" ")[2]) if lines else 0.0
 
 
-async def _listen(life: AsyncExitStack, app: web.Application, port: int) -> None:
-    runner = Runner(app)
+async def _listen(life: AsyncExitStack, app: web.Application, port: int, certificates: Certificates) -> None:
+    runner = Runner(app, tls=certificates.listening)
     life.push_async_callback(runner.cleanup)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()

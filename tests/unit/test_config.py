@@ -13,6 +13,7 @@ from common.json5 import with_line
 from common.slices import parse_instant
 from tests.support.configs import FOLDER, ISSUE_EXAMPLE, cluster_bytes, cluster_config, workers
 
+EXAMPLE = 'an object such as {"certificate": "tls/{node}.crt", "key": "tls/{node}.key", "ca": "tls/ca.crt"}'
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -61,6 +62,7 @@ def test_what_the_file_says_is_read():
         max_slices=10,
         secret_file="/run/secret",
         internal_token_file="keys/token",
+        tls={"certificate": "{node}.crt", "key": "/run/{node}.key", "client-ca": "ca.crt"},
         compat="rt",
     )
 
@@ -71,12 +73,31 @@ def test_what_the_file_says_is_read():
     assert (config.max_future_seconds, config.max_past_seconds, config.max_slices) == (60, 3600.5, 10)
     assert (config.secret_file, config.internal_token_file) == (Path("/run/secret"), FOLDER / "keys/token")
     assert config.compat == "rt"
+    assert config.tls is not None
+    assert config.tls.of("api-0").paths() == (FOLDER / "api-0.crt", Path("/run/api-0.key"), None, FOLDER / "ca.crt")
+
+
+@pytest.mark.parametrize(
+    ("tls", "told"),
+    [
+        (None, 'tls: is missing; "https://localhost:9000/worker" needs {"certificate": a path, "key": a path}'),
+        ("ca.crt", f'tls: must be {EXAMPLE} or null, not "ca.crt"'),
+        ({"certificate": "a"}, "tls.key: must be a path, relative to this file"),
+        ({"certificate": "a", "key": 1}, "tls.key: must be a path, relative to this file, not 1"),
+        ({"certificate": "a", "key": "b", "ca": ""}, 'tls.ca: must be a path, relative to this file or null, not ""'),
+        ({"certificate": "a", "key": "b", "cert": "c"},
+         'tls.cert: unknown key; known: "certificate", "key", "ca", "client-ca"'),
+    ],
+)  # fmt: skip
+def test_an_https_url_needs_a_certificate_and_its_key(tls, told):
+    """Each thing that is wrong with them is told with its path."""
+    assert problems(worker_nodes={"0": "https://localhost:9000/worker"}, tls=tls) == [told]
 
 
 def test_null_stands_for_the_default_where_that_is_null():
     """And for nothing else."""
     text = json.dumps(json.loads(cluster_bytes()) | dict.fromkeys(
-        ("close-after-seconds", "max-past-seconds", "internal-token-file", "compat", "reload-seconds"))
+        ("close-after-seconds", "max-past-seconds", "internal-token-file", "tls", "compat", "reload-seconds"))
     )  # fmt: skip
 
     assert problems(text.encode()) == ["reload-seconds: must be a number from 0.01 to 86400, not null"]
@@ -111,9 +132,9 @@ def test_routing_may_be_written_in_any_order():
 
 def test_a_trailing_slash_of_a_url_is_dropped():
     """Everything else stays as it is written."""
-    config = cluster_config(api_nodes={"a": "https://[::1]:8000/analytics/"})
+    config = cluster_config(api_nodes={"a": "http://[::1]:8000/analytics/"})
 
-    assert config.api_nodes == {"a": "https://[::1]:8000/analytics"}
+    assert config.api_nodes == {"a": "http://[::1]:8000/analytics"}
 
 
 def test_the_version_names_the_bytes():
@@ -151,7 +172,7 @@ def test_every_problem_is_told_at_once_with_its_path_and_what_is_allowed():
         '"registry", "event-types", "cache-ttl-seconds", "reload-seconds", "close-after-seconds", '
         '"close-grace-seconds", '
         '"max-future-seconds", "max-past-seconds", "max-slices", "spool-max-bytes", "spool-max-age-seconds", '
-        '"secret-file", "internal-token-file", "compat"'),
+        '"secret-file", "internal-token-file", "tls", "compat"'),
         'api-nodes["a b"]: an id has 1 to 64 of A-Z a-z 0-9 _ . -',
         ('api-nodes["a b"]: must be a URL such as http://localhost:8000/analytics; '
         'the scheme must be http or https, not "ftp"'),
