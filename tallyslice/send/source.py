@@ -18,6 +18,7 @@ import stat
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -193,7 +194,8 @@ class Source:
         found = os.fstat(descriptor)
         self.size_bytes = found.st_size if stat.S_ISREG(found.st_mode) else None
         self.read_bytes = 0
-        self._descriptor = descriptor
+        # Our own: the thread may read on for a moment when the caller's is closed.
+        self._descriptor = os.dup(descriptor)
         self._lines = Lines(ids=ids)
         self._stopped = False
         self._queue: asyncio.Queue[Parcel | SourceFailed | None] = asyncio.Queue(PARCELS_WAITING_MAX)
@@ -229,24 +231,34 @@ class Source:
     # From here on: the thread.
 
     def _run(self) -> None:
+        failure: SourceFailed | None = None
         try:
             for parcel in self._parcels():
-                if self._stopped:
+                if self._stopped or not self._hand_over(parcel):
                     return
-                self._hand_over(parcel)
-            self._hand_over(None)
         except SourceFailed as error:
-            self._hand_over(error)
+            failure = error
         except (OSError, zlib.error) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is damaged"
-            self._hand_over(SourceFailed(str(reason)))
-        except RuntimeError:
-            pass  # the loop is gone, and whoever wanted this with it
+            failure = SourceFailed(str(reason))
+        finally:
+            os.close(self._descriptor)
+        self._hand_over(failure)
 
-    def _hand_over(self, found: Parcel | SourceFailed | None) -> None:
+    def _hand_over(self, found: Parcel | SourceFailed | None) -> bool:
+        """Wait for room: what is read stays on disk, or with whoever writes into the pipe.
+
+        Returns:
+            False if the loop is gone, and whoever wanted this with it.
+        """
         assert self._loop is not None  # noqa: S101 - it was started
-        # Waits for room: what is read stays on disk, or with whoever writes into the pipe.
-        asyncio.run_coroutine_threadsafe(self._queue.put(found), self._loop).result()
+        putting = self._queue.put(found)
+        try:
+            asyncio.run_coroutine_threadsafe(putting, self._loop).result()
+        except (RuntimeError, CancelledError):
+            putting.close()
+            return False
+        return True
 
     def _parcels(self) -> Iterator[Parcel]:
         unpacker: _Plain | _Gunzip | None = None
