@@ -225,7 +225,7 @@ class SpoolState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RefusedFile(msgspec.Struct, frozen=True, kw_only=True):
-    """Why the cluster file on disk is not the one in use.
+    """Why a file on disk is not the one in use.
 
     Attributes:
         reasons: all of them.
@@ -234,6 +234,20 @@ class RefusedFile(msgspec.Struct, frozen=True, kw_only=True):
 
     reasons: tuple[str, ...]
     at: Instant
+
+
+class TokensState(msgspec.Struct, frozen=True, kw_only=True):
+    """What the answering node knows of the tokens file.
+
+    Attributes:
+        count: how many tokens are known.
+        version: a digest of the file that they are of.
+        refusal: why the file on disk is not the one in use; null if it is.
+    """
+
+    count: Count
+    version: str
+    refusal: RefusedFile | None
 
 
 class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
@@ -250,7 +264,8 @@ class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
         named: workers that hold a settled slice, as far as is known here.
         workers: those of the file.
         spool: what waits on this node's disk for workers that are away.
-        refusal: why the file on disk is not the one in use; null if it is.
+        tokens: of the tokens file; null if clients are asked for none.
+        refusal: why the cluster file on disk is not the one in use; null if it is.
         problems: what people should know, a sentence each; empty when all is well.
     """
 
@@ -264,5 +279,6 @@ class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
     named: tuple[WorkerId, ...]
     workers: tuple[ClusterWorker, ...]
     spool: SpoolState
+    tokens: TokensState | None
     refusal: RefusedFile | None
     problems: tuple[str, ...]

@@ -34,6 +34,7 @@ from api_node.registry import HostedRegistry
 from api_node.routes.analytics import EVENT_BYTES_MAX, AnalyticsRoutes
 from api_node.routes.cluster import ClusterRoutes
 from api_node.routes.events import EventsRoutes
+from api_node.scopes import scope_of
 from api_node.settled_routes import DEADLINE_SECONDS as ROUTE_DEADLINE_SECONDS
 from api_node.settled_routes import SettledRoutes
 from api_node.share import Share, serve_share
@@ -41,6 +42,7 @@ from api_node.siblings import Siblings
 from api_node.spool_room import SpoolRoom
 from api_node.worker_client import WATCH_SECONDS
 from api_node.worker_pool import WorkerPool
+from common.access import Access, Rules
 from common.anonymise import Anonymiser
 from common.certificates import Certificates
 from common.cluster_watch import ClusterWatch
@@ -51,8 +53,10 @@ from common.judge import Verdict, judge
 from common.listener import FINISH_SECONDS
 from common.lmdb_file import make_folder
 from common.logs import new_log
-from common.slices import Micros
+from common.slices import SECOND, Micros
 from common.tasks import Tasks
+from common.token_watch import TokenWatch
+from common.tokens import load_tokens
 from common.web import Health, add_probes, serve
 from common.wire import Batch
 
@@ -63,6 +67,7 @@ if TYPE_CHECKING:
     from common.logs import Log
     from common.routing import WorkerId
     from common.slices import SliceId
+    from common.tokens import Tokens
     from common.web import NodeArguments
 
 HURRY_SECONDS = 2.0  # while stopping: then what no worker has answered for goes to the spool
@@ -218,7 +223,8 @@ class ApiNode:
         metrics.follow_config(self._watch)
         metrics.follow_certificates(certificates)
         self.health.reasons += [self._membership.reason, self._tasks.reason, self._died, self._all_refuse]
-        edge = Edge(metrics=metrics, log=log)
+        self._access, self._token_watch = self._make_access(metrics=metrics, log=log)
+        edge = Edge(metrics=metrics, log=log, access=self._access, scope_of=scope_of)
         self.app = web.Application(middlewares=[edge.middleware], client_max_size=EVENT_BYTES_MAX)
         AnalyticsRoutes(
             config=self._running,
@@ -239,14 +245,40 @@ class ApiNode:
             workers=self._workers,
             room=self._room,
             problems=self._problems,
+            access=self._access,
+            token_watch=self._token_watch,
             process=process,
             siblings=self._siblings,
         ).add_to(self.app)
         ReferenceRoutes().add_to(self.app)
         gather = None if self._siblings is None else self._siblings.metrics
         add_probes(self.app, health=self.health, metrics=metrics, gather=gather)
+        self.app.on_response_prepare.append(edge.allow_pages)
         self.app.cleanup_ctx.append(self._life)
         self.app.on_shutdown.append(self._finish)
+
+    def _make_access(self, *, metrics: ApiMetrics, log: Log) -> tuple[Access, TokenWatch]:
+        tokens = load_tokens(self._config)
+        access = Access(denied=lambda reason: metrics.denied.labels(reason).inc(), now=lambda: self._now() / SECOND)
+
+        def publish(path: Path | None, tokens: Tokens | None) -> None:
+            if path == self._config.tokens_file:  # else it has just been replaced by another
+                access.follow(Rules(config=self._config, tokens=tokens, internal=self._token))
+
+        publish(self._config.tokens_file, tokens)
+        watch = TokenWatch(
+            path=self._config.tokens_file,
+            tokens=tokens,
+            publish=publish,
+            every=lambda: self._config.reload_seconds,
+            log=log,
+            now=self._now,
+        )
+        metrics.tokens.set_function(lambda: access.tokens)
+        metrics.tokens_refusals.set_function(lambda: watch.refusals)
+        metrics.tokens_refused.set_function(lambda: watch.refusal is not None)
+        metrics.callers.set_function(lambda: access.callers)
+        return access, watch
 
     async def _life(self, _: web.Application) -> AsyncIterator[None]:
         """Bring the parts to life, in the order in which they need each other."""
@@ -274,6 +306,7 @@ class ApiNode:
             self._tasks.start("claim-ahead", self._routes.claim_ahead(self._now))
             self._tasks.start("watch-registry", self._routes.watch_registry())
             self._tasks.start("certificates", self._certificates.keep_fresh(self._running))
+            await parts.enter_async_context(self._token_watch)
             await parts.enter_async_context(self._watch)
             yield
 
@@ -319,16 +352,24 @@ class ApiNode:
 
     async def _publish(self, config: ClusterConfig) -> None:
         token = load_token(config)
+        # Of the same file its own watch knows, and a bad one keeps nobody from changing this one.
+        moved = config.tokens_file != self._config.tokens_file
+        loaded = await asyncio.to_thread(load_tokens, config) if moved else None
+
         use_certificates = await self._certificates.prepare(config)
 
         def switch() -> None:
             self._config = config
             use_certificates()
+            tokens = loaded if moved else self._token_watch.tokens
+            self._access.follow(Rules(config=config, tokens=tokens, internal=token))
             self._token = token
             self._registry_peer.url = config.worker_nodes[config.registry]
             self._routes.follow(config)
 
         await self._workers.follow(config, switch)
+        if moved:
+            await self._token_watch.follow(config.tokens_file, loaded)
 
     def _died(self) -> str | None:
         return next((reason for link in self._workers.links.values() if (reason := link.reason())), None)
@@ -384,6 +425,8 @@ async def run_node(
         log = log.bind(process=share.process)
     if config.internal_token_file is None and not is_loopback(config.api_nodes[arguments.node]):
         log.warning("listening_beyond_loopback_without_internal_token")
+    if config.tokens_file is None and not is_loopback(config.api_nodes[arguments.node]):
+        log.warning("listening_beyond_loopback_without_tokens")
     url = config.api_nodes[arguments.node]
     certificates = Certificates(node=f"api-{arguments.node}", url=url, config=config, log=log, calls_workers=True)
     failures: list[ExitError] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from api_node.sender import QUEUE_EVENTS_MAX
+from common.access import REASONS
 from common.errors import NoAnswer, NotTaken, OutcomeUnknown, RequestError, Unavailable
 from common.metrics import SECONDS_BUCKETS, Metrics
 from common.wire import BATCH_EVENTS_MAX
@@ -109,6 +110,21 @@ class ApiMetrics(Metrics):
         self._registry_available = self.gauge(
             "tallyslice_registry_available", "0 while the registry does not answer, or refuses, what this node asks it."
         )
+
+        self.denied = self.counters(
+            "tallyslice_requests_denied",
+            "Requests of clients that were not let in: no_token, unknown_token, expired_token, scope, token_rate, "
+            "address_rate.",
+            "reason",
+        )
+        for reason in REASONS:
+            self.denied.labels(reason)
+        self.tokens = self.gauge("tallyslice_tokens", "Tokens that are known.")
+        self.tokens_refusals = self.counter(
+            "tallyslice_tokens_refusals", "Changes of the tokens file refused since the start."
+        )
+        self.tokens_refused = self.gauge("tallyslice_tokens_refused", "1 while the tokens file on disk is refused.")
+        self.callers = self.gauge("tallyslice_callers", "Tokens and addresses whose requests are counted.")
 
     def events_of(self, became: str) -> Counter:
         """The counter of events by what became of them: counted, spooled, or the slug of a problem."""

@@ -27,10 +27,13 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from common import json5
+from common.addresses import Network, parse_network
 from common.anonymise import SECRET_BYTES
+from common.cors import ANY_ORIGIN, ORIGIN_FORM, is_origin
 from common.errors import ConfigRefused
 from common.events import CLASSIC_TYPES, EventTypes, is_event_type
 from common.json5 import join_path
+from common.rates import RATE_FORM, Rate, RateRefused, parse_rate
 from common.routing import RoutingEntry, WorkerId
 from common.slices import EARLIEST, EPOCH, LATEST, Micros, SliceId
 from common.wire import NAMES_MAX, ROUTE_WORKERS_MAX, SLICE_MAX, SLICE_MIN
@@ -45,7 +48,9 @@ CACHE_TTL_SECONDS_MAX = 86_400
 SLICES_MAX = 100_000_000
 SPOOL_BYTES_MAX = 1 << 50
 TOKEN_CHARACTERS_MAX = 4096
-SHOWN_MAX = 20  # names in one message
+ORIGINS_MAX = 1000
+PROXIES_MAX = 1000  # looked through for each request that a limit counts
+SHOWN_MAX = 30  # names in one message
 
 _NODE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _SECRET = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
@@ -57,8 +62,10 @@ _KEYS = (
     "api-nodes", "worker-nodes", "length-of-time-slice", "first-slice", "routing",
     "registry", "event-types", "cache-ttl-seconds", "reload-seconds", "close-after-seconds", "close-grace-seconds",
     "max-future-seconds", "max-past-seconds", "max-slices", "spool-max-bytes", "spool-max-age-seconds",
-    "secret-file", "internal-token-file", "tls", "compat",
+    "secret-file", "internal-token-file", "tls",
+    "tokens-file", "rate-limits", "cors-origins", "trusted-proxies", "compat",
 )  # fmt: skip
+_RATE_LIMITS = ("per-token", "per-address")
 _TLS_KEYS = ("certificate", "key", "ca", "client-ca")
 NODE_MARK = "{node}"  # in a path of "tls": the node's own name, such as api-0
 
@@ -99,6 +106,23 @@ class TlsFiles:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimits:
+    """How often clients may call an API node's process.
+
+    Attributes:
+        per_token: each token; None: as often as it likes.
+        per_address: each address; likewise.
+    """
+
+    per_token: Rate | None = None
+    per_address: Rate | None = None
+
+    def __str__(self) -> str:
+        shown = (("per-token", self.per_token), ("per-address", self.per_address))
+        return ", ".join(f"{name}: {rate}" for name, rate in shown if rate is not None) or "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterConfig:
     """One state of the cluster file.
 
@@ -122,6 +146,10 @@ class ClusterConfig:
         secret_file: the secret that user keys are made with.
         internal_token_file: the token between the nodes; None: none is asked for.
         tls: what nodes whose URL is https listen with, and how they know each other; None: no URL is.
+        tokens_file: whose tokens API nodes take; None: nobody is asked for one.
+        rate_limits: how often clients may call; None: as often as they like.
+        cors_origins: of pages that may call from a browser; ``("*",)``: all.
+        trusted_proxies: whose X-Forwarded-For is believed.
         compat: "rt" for answers as an older system's clients expect them.
         version: a digest of the file's bytes.
     """
@@ -145,6 +173,10 @@ class ClusterConfig:
     secret_file: Path
     internal_token_file: Path | None = None
     tls: TlsFiles | None = None
+    tokens_file: Path | None = None
+    rate_limits: RateLimits | None = None
+    cors_origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[Network, ...] = ()
     compat: Literal["rt"] | None = None
     version: str
 
@@ -324,6 +356,10 @@ class _Reader:
             secret_file=self._path("secret-file", "secret.key") or self._folder,
             internal_token_file=self._path("internal-token-file", None),
             tls=self._tls((*api_nodes.values(), *worker_nodes.values())),
+            tokens_file=self._path("tokens-file", None),
+            rate_limits=self._rate_limits(),
+            cors_origins=self._cors_origins(),
+            trusted_proxies=self._trusted_proxies(),
             compat=self._compat(),
             version=version,
         )
@@ -494,6 +530,58 @@ class _Reader:
         or_null, given = "" if required else " or null", "" if name not in fields else f", not {_shown(value)}"
         self._problem(f"tls.{name}", f"must be a path, relative to this file{or_null}{given}")
         return None
+
+    def _rate_limits(self) -> RateLimits | None:
+        value = self._fields.get("rate-limits")
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            example = '{"per-token": "1000/second", "per-address": "100/second"}'
+            self._problem("rate-limits", f"must be an object such as {example} or null, not {_shown(value)}")
+            return None
+        self._unknown("rate-limits", value, _RATE_LIMITS)
+        per_token, per_address = (self._rate(join_path("rate-limits", key), value.get(key)) for key in _RATE_LIMITS)
+        return RateLimits(per_token=per_token, per_address=per_address)
+
+    def _rate(self, path: str, value: object) -> Rate | None:
+        if value is None:
+            return None
+        try:
+            return parse_rate(value)
+        except RateRefused:
+            self._problem(path, f"must be {RATE_FORM}, or null, not {_shown(value)}")
+            return None
+
+    def _cors_origins(self) -> tuple[str, ...]:
+        value = self._fields.get("cors-origins", [])
+        if value == ANY_ORIGIN:
+            return (ANY_ORIGIN,)
+        if not isinstance(value, list) or len(value) > ORIGINS_MAX:
+            self._problem(
+                "cors-origins", f'must be "*" or a list of at most {ORIGINS_MAX} origins, not {_shown(value)}'
+            )
+            return ()
+        for index, origin in enumerate(value):
+            if not is_origin(origin):
+                self._problem(f"cors-origins[{index}]", f"must be {ORIGIN_FORM}, not {_shown(origin)}")
+        return tuple(value)
+
+    def _trusted_proxies(self) -> tuple[Network, ...]:
+        value = self._fields.get("trusted-proxies", [])
+        if not isinstance(value, list) or len(value) > PROXIES_MAX:
+            what = f"a list of at most {PROXIES_MAX} addresses or networks"
+            self._problem("trusted-proxies", f"must be {what}, not {_shown(value)}")
+            return ()
+        found: list[Network] = []
+        for index, text in enumerate(value):
+            try:
+                found.append(parse_network(text))
+            except ValueError:
+                example = (
+                    'an address such as "10.0.0.7" or a network such as "10.0.0.0/8" without bits behind its length'
+                )
+                self._problem(f"trusted-proxies[{index}]", f"must be {example}, not {_shown(text)}")
+        return tuple(found)
 
     def _compat(self) -> Literal["rt"] | None:
         value = self._fields.get("compat")

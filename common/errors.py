@@ -5,8 +5,8 @@
     TallysliceError
     +-- RequestError                 somebody asked for something: has an HTTP status
     |   +-- Malformed          400   the client's fault: a field is missing, twice, or not readable
-    |   +-- Unauthorized       401   no token, where one is needed
-    |   +-- Forbidden          403   a token, but not the right one
+    |   +-- Unauthorized       401   no token, or none that is known, where one is needed
+    |   +-- Forbidden          403   a token, but not for this
     |   +-- NotHere            404   no such resource
     |   +-- TooSlow            408   the request did not arrive in time
     |   +-- Contradicts        409   the request is well formed, but does not fit what is held here
@@ -18,6 +18,7 @@
     |   +-- OutsideWindow      422   the timestamp is too far in the past or the future
     |   +-- SliceClosed        422   the slice has ended for good
     |   +-- TooManySlices      422   the cluster holds as many open slices as it may
+    |   +-- TooManyRequests    429   somebody has called as often as he may, for now
     |   +-- Unavailable        503   our fault, or the network's: try again
     |       +-- NotTaken             the event was refused at the door: surely not counted
     |       +-- OutcomeUnknown       the event was on its way when its deadline passed: may yet be counted
@@ -38,6 +39,7 @@ Messages name the thing and the offending value, and never a user, an address or
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import ClassVar
 
@@ -58,17 +60,26 @@ class RequestError(TallysliceError):
         detail: what happened this time.
         field: the name of the offending field, where there is one.
         retry_after_seconds: when trying again makes sense, where it does.
+        headers: what else the head of the answer says.
     """
 
     status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
     slug: ClassVar[str] = "internal"
     title: ClassVar[str] = "Something went wrong here"
 
-    def __init__(self, detail: str, *, field: str | None = None, retry_after_seconds: int | None = None) -> None:
+    def __init__(
+        self,
+        detail: str,
+        *,
+        field: str | None = None,
+        retry_after_seconds: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.field = field
         self.retry_after_seconds = retry_after_seconds
+        self.headers = headers or {}
 
 
 class Malformed(RequestError):
@@ -80,7 +91,7 @@ class Malformed(RequestError):
 
 
 class Unauthorized(RequestError):
-    """A token is needed and none came."""
+    """A token is needed, and none came that is known."""
 
     status = HTTPStatus.UNAUTHORIZED
     slug = "unauthorized"
@@ -178,6 +189,14 @@ class TooManySlices(RequestError):
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     slug = "too-many-slices"
     title = "The cluster holds as many open slices as it may"
+
+
+class TooManyRequests(RequestError):
+    """Somebody has called as often as he may; nothing of the request was done."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    slug = "too-many-requests"
+    title = "There were too many requests in a short time"
 
 
 class Unavailable(RequestError):

@@ -51,6 +51,10 @@ class _Answer:
         """Let the connection end behind it."""
         self.keep_alive = False
 
+    def with_lines(self, lines: str) -> _Answer:
+        """The same, whose head says more; another one, since this one may answer others too."""
+        return _Answer(self.status, self._body, self._head + lines)
+
     async def prepare(self, request: web.Request) -> None:
         """Write it; aiohttp's name for the beginning of an answer.
 
@@ -108,6 +112,20 @@ def written(answer: web.StreamResponse, *, keep_alive: bool) -> bytes:
     body = bytes(answer.body)  # type: ignore[arg-type] # ours have bytes
     head = header_lines({name: value for name, value in answer.headers.items() if name != "Content-Length"})
     return _Answer(answer.status, body, head).to_bytes(keep_alive=keep_alive)
+
+
+def is_quick(answer: web.StreamResponse) -> bool:
+    """Whether an answer is one of ours, which the application's signals do not reach."""
+    return not isinstance(answer, web.Response) and isinstance(cast("object", answer), _Answer)
+
+
+def with_headers(answer: web.StreamResponse, headers: Mapping[str, str]) -> web.StreamResponse:
+    """An answer of either kind, whose head says more."""
+    other: object = answer
+    if isinstance(other, _Answer):
+        return cast("web.StreamResponse", other.with_lines(header_lines(headers)))
+    answer.headers.extend(headers)
+    return answer
 
 
 def header_lines(headers: Mapping[str, str]) -> str:

@@ -25,7 +25,8 @@ AnyId = TypeVar("AnyId", bound=str)
 _PLAIN = (
     "registry", "event_types", "cache_ttl_seconds", "reload_seconds", "close_after_seconds", "close_grace_seconds",
     "max_future_seconds", "max_past_seconds", "max_slices", "spool_max_bytes", "spool_max_age_seconds",
-    "secret_file", "internal_token_file", "tls", "compat",
+    "secret_file", "internal_token_file", "tls",
+    "tokens_file", "rate_limits", "cors_origins", "trusted_proxies", "compat",
 )  # fmt: skip
 
 
@@ -207,4 +208,6 @@ def _quoted(name: str) -> str:
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, tuple):
+        return json.dumps([str(one) for one in value])
     return "null" if value is None else str(value)

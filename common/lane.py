@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from common.access import Access
+
 HELD_BYTES_MAX = 64 << 10  # of what came while a request is under way; then the connection is not read
 PLAIN_BYTES_MAX = 4096  # of a request: longer ones are rare, and have their own bounds to be told of
 
@@ -113,11 +115,15 @@ class PlainRoute:
     """A call that is answered in the lane.
 
     Attributes:
+        access: who may call; None: everybody.
+        admit: raises what keeps a client out.
         handler: answers it.
         problem: the answer to what the handler raises.
         note: counts an answer, given its status and when the request came.
     """
 
+    access: Access | None
+    admit: Callable[[Head, Owner], None]
     handler: PlainHandler
     problem: Callable[[Exception], web.StreamResponse]
     note: Callable[[int, float], None]
@@ -129,6 +135,16 @@ PlainRoutes = Mapping[bytes, PlainRoute]
 
 class Owner(Protocol):
     """The connection that a lane belongs to, as far as the lane needs it."""
+
+    @property
+    def peername(self) -> Any:  # noqa: ANN401 - as asyncio has it
+        """Who is connected."""
+        ...
+
+    @property
+    def sockname(self) -> Any:  # noqa: ANN401 - likewise
+        """Where it is connected to."""
+        ...
 
     @property
     def writing_paused(self) -> bool:
@@ -189,6 +205,8 @@ class Lane:
         self._started = time.perf_counter()
         self._owner.begun()
         try:
+            if route.access is not None and route.access.guards:
+                route.admit(self._head, self._owner)
             later = route.handler(query, self._head, self._send)
         except Exception as error:  # noqa: BLE001 - the request edge, as common/edge.py is
             self._send(route.problem(error))

@@ -60,9 +60,9 @@ def problem_response(error: RequestError, **members: object) -> web.Response:
     if error.field is not None:
         body["field"] = error.field
     body.update(members)
-    headers = {}
+    headers = dict(error.headers)
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)
     if error.status == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
+        headers.setdefault("WWW-Authenticate", "Bearer")
     return web.Response(status=error.status, body=msgspec.json.encode(body), content_type=PROBLEM_TYPE, headers=headers)

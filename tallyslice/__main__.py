@@ -38,6 +38,7 @@ _COMMANDS = {
     "check-config": _Entry("tallyslice.check_config:check_config", "Is a cluster file good, and what does it mean?"),
     "plan": _Entry("tallyslice.plan:plan", "What would change if one cluster file replaced another?"),
     "registry": _Entry("tallyslice.registry:registry", "When the registry, or a worker's disk, is lost."),
+    "token": _Entry("tallyslice.tokens:token", "Make, list and revoke the tokens of clients."),
     "completion": _Entry("tallyslice.completion:completion", "Let the shell complete commands and options."),
     "version": _Entry("tallyslice.version:version", "Show versions, for a report of a defect."),
 }

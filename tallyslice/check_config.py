@@ -58,6 +58,10 @@ def _settings(config: ClusterConfig) -> Table:
         ("spool-max-age-seconds", config.spool_max_age_seconds),
         ("secret-file", config.secret_file),
         ("internal-token-file", config.internal_token_file or "none"),
+        ("tokens-file", config.tokens_file or "none: nobody is asked for a token"),
+        ("rate-limits", config.rate_limits or "none"),
+        ("cors-origins", ", ".join(config.cors_origins) or "none"),
+        ("trusted-proxies", ", ".join(map(str, config.trusted_proxies)) or "none"),
         ("compat", config.compat or "none"),
     ):
         table.add_row(key, str(value))

@@ -19,7 +19,7 @@ from urllib.parse import quote, urlencode
 from api_node.reference.examples import FORM, PROBLEM, Example
 from api_node.reference.operations import ANY_CALL, HEADERS, OPERATIONS, Kind, Operation, Success
 from api_node.reference.schemas import Schema, ref, schemas
-from common.errors import Forbidden, NotHere, Unauthorized
+from common.errors import Forbidden, NotHere, TooManyRequests, Unauthorized
 from common.problems import MethodNotAllowed, problem_type
 
 _TEXT = """\
@@ -125,7 +125,7 @@ def _examples(found: Iterable[tuple[str, str, Any]]) -> Schema:
 
 def _responses(one: Operation, responses: dict[str, Schema]) -> Schema:
     errors: dict[int, list[Kind]] = {}
-    for kind in (*ANY_CALL, *(() if one.scope is None else (Unauthorized, Forbidden)), *one.errors):
+    for kind in (*ANY_CALL, *(() if one.scope is None else (Unauthorized, Forbidden, TooManyRequests)), *one.errors):
         errors.setdefault(int(kind.status), []).append(kind)
     body = "BulkProblem" if one.path == "/events" else "Problem"
     shown = {}
@@ -168,6 +168,8 @@ def _problem(kinds: list[Kind], body: str = "Problem") -> Schema:
     names = {
         HTTPStatus.SERVICE_UNAVAILABLE: ["Retry-After"],
         HTTPStatus.UNAUTHORIZED: ["WWW-Authenticate"],
+        HTTPStatus.FORBIDDEN: ["WWW-Authenticate"],
+        HTTPStatus.TOO_MANY_REQUESTS: ["Retry-After", "RateLimit-Policy", "RateLimit"],
     }.get(status, [])
     return {
         "description": "; ".join(f"`{kind.slug}`: {kind.title}" for kind in kinds),

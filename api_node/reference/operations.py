@@ -123,8 +123,18 @@ HEADERS: dict[str, Schema] = {
         "required": True,
         "schema": {"type": "integer", "minimum": 0},
     },
+    "RateLimit-Policy": {
+        "description": "How often the token, or the address, may call: q requests in w seconds.",
+        "required": True,
+        "schema": {"type": "string"},
+    },
+    "RateLimit": {
+        "description": "What is left of that: r requests for t seconds.",
+        "required": True,
+        "schema": {"type": "string"},
+    },
     "WWW-Authenticate": {
-        "description": "How to say who calls.",
+        "description": "How to say who calls, or what the token lacks.",
         "required": True,
         "schema": {"type": "string"},
     },

@@ -15,6 +15,7 @@ from api_node.answers import (
     RefusedFile,
     ShownPins,
     SpoolState,
+    TokensState,
 )
 from common.bodies import read_body
 from common.errors import InputOutputFailed, NoAnswer, PeerError, WireError, WrongCluster, WrongMediaType
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
     from api_node.spool_room import SpoolRoom
     from api_node.worker_client import WorkerLink
     from api_node.worker_pool import WorkerPool
-    from common.cluster_watch import ClusterWatch
+    from common.access import Access
+    from common.cluster_watch import ClusterWatch, Refusal
     from common.config import ClusterConfig
     from common.routing import Route
     from common.slices import SliceId
+    from common.token_watch import TokenWatch
     from common.wire import RegistryState
 
 
@@ -55,6 +58,8 @@ class ClusterRoutes:
         workers: WorkerPool,
         room: SpoolRoom,
         problems: Callable[[], list[str]],
+        access: Access,
+        token_watch: TokenWatch,
         process: int | None = None,
         siblings: Siblings | None = None,
     ) -> None:
@@ -67,6 +72,8 @@ class ClusterRoutes:
         self._workers = workers
         self._room = room
         self._problems = problems
+        self._access = access
+        self._token_watch = token_watch
         self._process = process
         self._siblings = siblings
 
@@ -102,16 +109,16 @@ class ClusterRoutes:
                     age_seconds=self._room.age_seconds,
                     refusal=self._room.refusal(),
                 ),
-                refusal=None
-                if refusal is None
-                else RefusedFile(reasons=tuple(refusal.reasons), at=format_instant(refusal.at)),
+                tokens=self._tokens(),
+                refusal=_refusal(refusal),
                 problems=tuple(self._problems()),
             )
         )
 
     async def routes(self, request: web.Request) -> web.Response:
         """Tell all routes that this node knows, from its cache and its spools: for ``tallyslice registry``."""
-        require_token(request, self._token())
+        if not self._access.asks_for_tokens:  # else it has shown one that is for this
+            require_token(request, self._token())
         if request.content_type != MEDIA_TYPE:
             message = f"send {MEDIA_TYPE}"
             raise WrongMediaType(message)
@@ -142,6 +149,14 @@ class ClusterRoutes:
             message = f"the registry tells this node of {self._membership.claims} claims, not of {claims}"
             raise NoAnswer(message)
 
+    def _tokens(self) -> TokensState | None:
+        tokens = self._token_watch.tokens
+        if tokens is None:
+            return None
+        return TokensState(
+            count=len(tokens.by_digest), version=tokens.version, refusal=_refusal(self._token_watch.refusal)
+        )
+
     async def _known_routes(self) -> dict[SliceId, Route | None]:
         spooled = await self._room.routes()
         return spooled | self._routes.all_known() | {at: route for at, route in spooled.items() if route}
@@ -171,6 +186,10 @@ class ClusterRoutes:
                 for at, parked in link.delivery.parked().items()
             },
         )
+
+
+def _refusal(refusal: Refusal | None) -> RefusedFile | None:
+    return None if refusal is None else RefusedFile(reasons=refusal.reasons, at=format_instant(refusal.at))
 
 
 def _page(known: Mapping[SliceId, Route | None], after: SliceId | None) -> KnownRoutes:

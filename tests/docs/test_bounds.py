@@ -20,10 +20,12 @@ OTHERS = {
         ("common.config", name)
         for name in (
             "LENGTH_SECONDS_MAX", "SPAN_SECONDS_MAX", "RELOAD_SECONDS_MAX", "CACHE_TTL_SECONDS_MAX", "SLICES_MAX",
-            "SPOOL_BYTES_MAX",
+            "SPOOL_BYTES_MAX", "ORIGINS_MAX", "PROXIES_MAX",
         )
     ),
     ("api_node.settled_routes", "AHEAD_SECONDS_MAX"),
+    ("common.rates", "RATE_MAX"),
+    ("common.rates", "SPAN_SECONDS_MAX"),
     ("common.lmdb_file", "UNUSED_BYTES_MAX"),
     ("common.wire", "SLICE_MAX"),
 }  # fmt: skip

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from common import config as config_module
-from common.config import is_loopback, listen_address, load_config, load_secret, load_token, parse_config
+from common.config import RateLimits, is_loopback, listen_address, load_config, load_secret, load_token, parse_config
+from common.cors import ORIGIN_FORM
 from common.errors import ConfigRefused
 from common.events import EventTypes
 from common.json5 import with_line
+from common.rates import RATE_FORM, Rate
 from common.slices import parse_instant
 from tests.support.configs import FOLDER, ISSUE_EXAMPLE, cluster_bytes, cluster_config, workers
 
@@ -94,6 +96,22 @@ def test_an_https_url_needs_a_certificate_and_its_key(tls, told):
     assert problems(worker_nodes={"0": "https://localhost:9000/worker"}, tls=tls) == [told]
 
 
+def test_who_may_call_is_read():
+    """Rates as numbers, proxies as networks, and what is left out is no limit."""
+    config = cluster_config(
+        tokens_file="tokens.json",
+        rate_limits={"per-token": "5/10 seconds"},
+        cors_origins=["https://a.example", "http://localhost:8080"],
+        trusted_proxies=["10.0.0.0/8", "::1"],
+    )
+
+    assert config.tokens_file == FOLDER / "tokens.json"
+    assert config.rate_limits == RateLimits(per_token=Rate(5, 10))
+    assert config.cors_origins == ("https://a.example", "http://localhost:8080")
+    assert [str(one) for one in config.trusted_proxies] == ["10.0.0.0/8", "::1/128"]
+    assert cluster_config(cors_origins="*").cors_origins == ("*",)
+
+
 def test_null_stands_for_the_default_where_that_is_null():
     """And for nothing else."""
     text = json.dumps(json.loads(cluster_bytes()) | dict.fromkeys(
@@ -172,7 +190,8 @@ def test_every_problem_is_told_at_once_with_its_path_and_what_is_allowed():
         '"registry", "event-types", "cache-ttl-seconds", "reload-seconds", "close-after-seconds", '
         '"close-grace-seconds", '
         '"max-future-seconds", "max-past-seconds", "max-slices", "spool-max-bytes", "spool-max-age-seconds", '
-        '"secret-file", "internal-token-file", "tls", "compat"'),
+        '"secret-file", "internal-token-file", "tls", "tokens-file", "rate-limits", "cors-origins", "trusted-proxies", '
+        '"compat"'),
         'api-nodes["a b"]: an id has 1 to 64 of A-Z a-z 0-9 _ . -',
         ('api-nodes["a b"]: must be a URL such as http://localhost:8000/analytics; '
         'the scheme must be http or https, not "ftp"'),
@@ -281,6 +300,38 @@ def test_an_id_is_of_a_safe_alphabet(name):
         ({"event-types": "click"}, 'event-types: must be "any" or a list of 1 to 256 names, not "click"'),
         ({"secret-file": ""}, 'secret-file: must be a path, relative to this file, not ""'),
         ({"internal-token-file": 7}, "internal-token-file: must be a path, relative to this file or null, not 7"),
+        ({"tokens-file": []}, "tokens-file: must be a path, relative to this file or null, not []"),
+        (
+            {"rate-limits": "9/second"},
+            (
+                'rate-limits: must be an object such as {"per-token": "1000/second", "per-address": "100/second"} '
+                'or null, not "9/second"'
+            ),
+        ),
+        (
+            {"rate-limits": {"per-user": "9/second"}},
+            'rate-limits.per-user: unknown key; known: "per-token", "per-address"',
+        ),
+        (
+            {"rate-limits": {"per-token": "0/second"}},
+            f'rate-limits.per-token: must be {RATE_FORM}, or null, not "0/second"',
+        ),
+        (
+            {"cors-origins": "https://a.example"},
+            'cors-origins: must be "*" or a list of at most 1000 origins, not "https://a.example"',
+        ),
+        ({"cors-origins": ["https://a.example/"]}, f'cors-origins[0]: must be {ORIGIN_FORM}, not "https://a.example/"'),
+        (
+            {"trusted-proxies": "10.0.0.1"},
+            'trusted-proxies: must be a list of at most 1000 addresses or networks, not "10.0.0.1"',
+        ),
+        (
+            {"trusted-proxies": ["10.0.0.1/8"]},
+            (
+                'trusted-proxies[0]: must be an address such as "10.0.0.7" or a network such as "10.0.0.0/8" '
+                'without bits behind its length, not "10.0.0.1/8"'
+            ),
+        ),
     ],
 )
 def test_a_value_out_of_bounds_is_refused(changes, problem):
@@ -309,12 +360,12 @@ def test_at_most_256_event_types_are_accepted():
 
 def test_long_lists_and_values_are_cut():
     """A message stays a line or two."""
-    many = workers(*map(str, range(30)))
+    many = workers(*map(str, range(40)))
     [unknown] = problems(worker_nodes=many, registry="x" * 200)
 
     assert unknown.startswith('registry: no worker "xxx')
-    assert unknown.endswith('"19" and 10 more')
-    assert len(unknown) < 300
+    assert unknown.endswith('"29" and 10 more')
+    assert len(unknown) < 400
 
 
 @pytest.mark.parametrize(
