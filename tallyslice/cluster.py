@@ -26,7 +26,7 @@ from common.errors import ConfigRefused, DirectoryOwned, ExitError, InputOutputF
 from tallyslice.ports import check_ports
 from tallyslice.processes import Ended, Node, Processes
 from tallyslice.questions import Questions
-from tallyslice.target import default_file, origin
+from tallyslice.target import default_file, node_tls, origin
 
 FILE_NAME = "cluster.json"
 START_SECONDS = 60.0  # for every node to be ready: a slow machine takes ten
@@ -125,7 +125,7 @@ def _fill(path: Path, source: Path, config: ClusterConfig) -> None:
     _make(path)
     folder = source.absolute().parent
     try:
-        for file in (config.secret_file, config.internal_token_file):
+        for file in (config.secret_file, config.internal_token_file, *_tls_files(config)):
             if file is not None and file.is_file() and file.resolve().is_relative_to(folder.resolve()):
                 copy = path / file.relative_to(folder)
                 copy.parent.mkdir(parents=True, exist_ok=True)
@@ -135,6 +135,13 @@ def _fill(path: Path, source: Path, config: ClusterConfig) -> None:
         (path / FILE_NAME).write_bytes(read_file(source))
     except OSError as error:
         raise InputOutputFailed(f"{path} cannot be filled: {error.strerror}") from error
+
+
+def _tls_files(config: ClusterConfig) -> set[Path]:
+    """Those of all nodes."""
+    names = [*(f"api-{name}" for name in config.api_nodes), *(f"worker-{name}" for name in config.worker_nodes)]
+    found = [] if config.tls is None else [config.tls.of(name) for name in names]
+    return {path for files in found for path in files.paths() if path is not None}
 
 
 async def start_nodes(folder: ClusterFolder, processes: Processes) -> None:
@@ -153,7 +160,8 @@ async def until_ready(
     """
     deadline = time.monotonic() + START_SECONDS
     waiting = [*folder.workers, *folder.api_nodes]
-    async with aiohttp.ClientSession() as session:
+    connector = aiohttp.TCPConnector(ssl=node_tls(folder.config) or True)
+    async with aiohttp.ClientSession(connector=connector) as session:
         questions = Questions(session=session)
         while not stop.is_set():
             if processes.ended:

@@ -7,6 +7,7 @@ is the one that the cluster itself would give.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ from common.judge import PlanLine, judge, route_plan, show_route
 from common.routing import WorkerId
 from common.wire import Pins, SettledRoute
 from tallyslice.screen import plain_console
+from tallyslice.target import node_tls
 
 ANSWER_BYTES_MAX = 64 << 20
 TIMEOUT_SECONDS = 10.0
@@ -70,7 +72,7 @@ def plan(old: Path, new: Path, origin: str | None) -> None:
     Exit code 78 if one of the files cannot be used, or if NEW would be refused.
     """
     before, after = load_config(old), load_config(new)
-    state = ClusterState() if origin is None else asyncio.run(_ask(origin))
+    state = ClusterState() if origin is None else asyncio.run(_ask(origin, node_tls(before)))
     verdict = judge(before, after, pins=state.pins, named=state.named)
     console = plain_console()
     if origin is None:
@@ -99,7 +101,7 @@ def _table(lines: tuple[PlanLine, ...], *, with_settled: bool) -> Table:
     return table
 
 
-async def _ask(origin: str) -> ClusterState:
+async def _ask(origin: str, tls: ssl.SSLContext | None) -> ClusterState:
     """What a running API node knows of its cluster.
 
     Raises:
@@ -112,7 +114,9 @@ async def _ask(origin: str) -> ClusterState:
     url = f"{origin}/cluster"
     try:
         async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)) as session,
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(ssl=tls or True), timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
+            ) as session,
             session.get(url, headers={"Accept": "application/json"}) as response,
         ):
             response.raise_for_status()

@@ -21,6 +21,7 @@ from common.config import ClusterConfig, load_config, load_token
 from common.routing import WorkerId
 from common.slices import Micros, SliceId, format_instant
 from tallyslice.screen import plain_console
+from tallyslice.target import node_tls
 
 if TYPE_CHECKING:
     from tallyslice.recovery import Rebuilt, Recovery, Replaced
@@ -90,8 +91,12 @@ def _with_recovery(config: ClusterConfig, console: Console, work: Callable[[Reco
 
     from tallyslice.recovery import Recovery  # noqa: PLC0415 - likewise
 
+    tls = node_tls(config)
+
     async def run() -> T:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=tls or True), timeout=aiohttp.ClientTimeout(total=None)
+        ) as session:
             recovery = Recovery(
                 session=session, config=config, token=load_token(config), tell=lambda line: _say(console, line)
             )

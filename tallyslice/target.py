@@ -5,7 +5,7 @@
     --cluster FILE      the cluster file: every node of it
     --url URL           API nodes, where the file is not at hand
     --token-file FILE   what to show API nodes that ask for a token
-    --ca FILE           whom to believe that a node is who it says
+    --ca FILE           whom to believe that a node is who it says; without it the cluster file's CA, and the system's
 
 Without any, the cluster is the one that ``tallyslice up`` starts without any: that of ``etc/cluster.json``, or where
 there is none that of the example which comes with Tallyslice.
@@ -15,16 +15,18 @@ A token is never an argument: other users of the machine see those.
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import click
 
-from common.config import ClusterConfig, load_config, load_token
+from common.certificates import calling_context, trusting_context
+from common.config import ClusterConfig, is_https, load_config, load_token
 from common.errors import ConfigRefused
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ class Target:
         config: the cluster file; None if only URLs were given.
         file: where that is.
         token: to be shown to API nodes.
-        tls: how certificates are checked; None: as the system does.
+        tls: how certificates are checked, and what workers are shown that ask for one; None: as the system does.
         hint: what to say where nobody answers.
     """
 
@@ -115,7 +117,7 @@ _TOKEN = click.option(
     type=click.Path(path_type=Path),
     help="Holds the token to be shown to API nodes, if they ask for one.",
 )
-_CA = click.option(
+ca_option = click.option(
     "--ca",
     metavar="FILE",
     type=click.Path(path_type=Path),
@@ -132,7 +134,7 @@ def target_options(*, by_url: bool = True) -> Callable[[F], F]:
 
     def add(command: F) -> F:
         # click collects decorators from the last one to the first.
-        for option in (_CA, _TOKEN, *([_URL] if by_url else []), _CLUSTER):
+        for option in (ca_option, _TOKEN, *([_URL] if by_url else []), _CLUSTER):
             command = option(command)
         return command
 
@@ -151,17 +153,47 @@ def find_target(
     if urls and cluster is not None:
         raise click.UsageError("--cluster and --url both say which cluster: give one of them")
     token = None if token_file is None else _read_token(token_file)
-    tls = None if ca is None else _read_ca(ca)
     if urls:
         try:
             nodes = {found: found for found in map(origin, urls)}
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--url") from error
-        return Target(api_nodes=nodes, token=token, tls=tls)
+        return Target(api_nodes=nodes, token=token, tls=node_tls(None, ca=ca))
     file = cluster or default_file()
     config = load_config(file)
     nodes = {f"api-{name}": origin(url) for name, url in config.api_nodes.items()}
+    tls = node_tls(config, ca=ca)
     return Target(api_nodes=nodes, config=config, file=file, token=token, tls=tls, hint=_hint(file, cluster))
+
+
+def node_tls(config: ClusterConfig | None, *, ca: Path | None = None) -> ssl.SSLContext | None:
+    """How nodes are connected to; None: as the system does.
+
+    Workers that ask for a certificate are shown that of an API node, where one can be read here.
+
+    Args:
+        config: the cluster file, if it is at hand.
+        ca: whose certificates to believe, instead of those of the cluster file's CA, and of the system's.
+
+    Raises:
+        ConfigRefused: a file cannot be used.
+    """
+    files = None if config is None else config.tls
+    if (
+        config is None
+        or files is None
+        or not any(map(is_https, (*config.api_nodes.values(), *config.worker_nodes.values())))
+    ):
+        return None if ca is None else trusting_context(ca, key="--ca")
+    own = [files.of(f"api-{name}") for name in config.api_nodes]
+    shown = next((one for one in own if os.access(one.certificate, os.R_OK) and os.access(one.key, os.R_OK)), None)
+    if shown is None:
+        shown = replace(own[0], client_ca=None)
+    context = calling_context(shown if ca is None else replace(shown, ca=ca))
+    if ca is None:
+        # The public may reach API nodes by a certificate that everybody knows, and workers have one of an own CA.
+        context.load_default_certs()
+    return context
 
 
 def _hint(file: Path, asked_for: Path | None) -> str:
@@ -185,12 +217,3 @@ def _read_token(path: Path) -> str:
     if not text or len(text) > TOKEN_BYTES_MAX or not text.isascii() or not text.isprintable() or " " in text:
         raise ConfigRefused([f"--token-file {path} must hold one token: visible ASCII characters without a space"])
     return text
-
-
-def _read_ca(path: Path) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=path)
-    except ssl.SSLError as error:
-        raise ConfigRefused([f"--ca {path} holds no certificates in PEM"]) from error
-    except OSError as error:
-        raise ConfigRefused([f"--ca {path} cannot be read: {error.strerror}"]) from error

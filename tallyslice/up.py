@@ -21,6 +21,7 @@ import click
 import uvloop
 from rich.console import Console
 
+from common.config import is_https
 from common.errors import PeerAway
 from common.judge import show_route
 from common.routing import RoutingEntry
@@ -33,7 +34,7 @@ from tallyslice.load.run import load_and_check, now
 from tallyslice.processes import STOP_SECONDS, Ended, Node, Processes
 from tallyslice.questions import Questions
 from tallyslice.screen import new_console
-from tallyslice.target import origin
+from tallyslice.target import node_tls, origin
 
 EDIT_SECONDS = 60  # ahead of now is the example of an edit: time enough to make it
 BAD = "bold red"
@@ -80,6 +81,7 @@ def up(  # noqa: PLR0917 - click hands its options over by name
         seconds=seconds or SECONDS,
         seed=seed,
         cache_ttl_seconds=folder.config.cache_ttl_seconds,
+        tls=node_tls(folder.config),
     )
     return uvloop.run(_Run(folder, new_console()).run(order if with_feed else None, leave=leave))
 
@@ -135,17 +137,20 @@ class _Run:
             self._console.print(f"To start it by hand: {shlex.join(ended.node.command)}", soft_wrap=True)
 
     async def _tell_what_to_try(self) -> None:
-        urls = list(self._folder.config.api_nodes.values())
-        first, last = urls[0], urls[-1]
+        config = self._folder.config
+        first, *_, last = [*config.api_nodes.values()] * 2
+        # What a certificate of an own CA needs; others need nothing.
+        ca = None if config.tls is None or not is_https(first) else config.tls.ca
+        curl = "curl" if ca is None else f"curl --cacert {_shown(ca)}"
         example = await self._example_of_edit()
         self._console.print(
             f"""
 The cluster runs. Try it:
-  curl '{first}'
-  curl '{last}/perworker'
-  curl '{first}/allslices?format=json'
-  curl '{origin(last)}/cluster'
-  curl -X POST "{first}?timestamp=$(date +%s)&user=ada&click"
+  {curl} '{first}'
+  {curl} '{last}/perworker'
+  {curl} '{first}/allslices?format=json'
+  {curl} '{origin(last)}/cluster'
+  {curl} -X POST "{first}?timestamp=$(date +%s)&user=ada&click"
 Change it while it runs: edit {_shown(self._folder.file)} and see what GET /cluster says.
   {example}
 Logs are in {_shown(self._folder.path / "logs")}; Ctrl-C stops every node.""",
@@ -155,7 +160,8 @@ Logs are in {_shown(self._folder.path / "logs")}; Ctrl-C stops every node.""",
     async def _example_of_edit(self) -> str:
         """An edit of the routing that can be watched taking effect."""
         workers = list(self._folder.config.worker_nodes)
-        async with aiohttp.ClientSession() as session:
+        connector = aiohttp.TCPConnector(ssl=node_tls(self._folder.config) or True)
+        async with aiohttp.ClientSession(connector=connector) as session:
             try:
                 clock = (
                     await Questions(session=session).cluster(origin(next(iter(self._folder.config.api_nodes.values()))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 
 import click
 import uvloop
@@ -13,7 +14,7 @@ from tallyslice.interrupts import Interrupts
 from tallyslice.load.order import CLOSED_CONNECTIONS, OPEN_CONNECTIONS, RATE, SECONDS, USERS, Order
 from tallyslice.load.run import Result, load_and_check
 from tallyslice.screen import new_console
-from tallyslice.target import origin
+from tallyslice.target import ca_option, node_tls, origin
 
 # Beyond what one process sends, what anybody waits for, what a process has descriptors for, and what a node takes.
 RATE_MAX, SECONDS_MAX, CONNECTIONS_MAX, BULK_MAX = 1_000_000.0, 1_000_000.0, 10_000, 65_536
@@ -85,6 +86,7 @@ seed_option = click.option("--seed", metavar="N", type=int, help="Let the same u
     type=click.FloatRange(0),
     help="The cluster's cache-ttl-seconds.",
 )
+@ca_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end, and nothing before it.")
 def load(  # noqa: PLR0917 - click hands its options over by name
     urls: tuple[str, ...],
@@ -99,6 +101,7 @@ def load(  # noqa: PLR0917 - click hands its options over by name
     ids: bool,
     seed: int | None,
     cache_ttl: float,
+    ca: Path | None,
     as_json: bool,
 ) -> int:
     """Load a running cluster through the API nodes at URL... with random users, and check that all is counted.
@@ -124,6 +127,7 @@ def load(  # noqa: PLR0917 - click hands its options over by name
         ids=ids,
         seed=seed,
         cache_ttl_seconds=cache_ttl,
+        tls=node_tls(None, ca=ca),
     )
     result = uvloop.run(_load(order, Console(file=io.StringIO()) if as_json else new_console()))
     if as_json:

@@ -75,14 +75,16 @@ class Target:
         host: name or address.
         port: number.
         tls: whether it is spoken to in TLS.
+        context: how its certificate is checked then; None: as the system does.
     """
 
     host: str
     port: int
     tls: bool = False
+    context: ssl.SSLContext | None = None
 
     @classmethod
-    def of(cls, url: str) -> Self:
+    def of(cls, url: str, *, context: ssl.SSLContext | None = None) -> Self:
         """The server of a URL.
 
         Raises:
@@ -93,7 +95,7 @@ class Target:
             message = "must be the URL of a server, such as http://localhost:8000"
             raise ValueError(message)
         tls = parts.scheme == "https"
-        return cls(host=parts.hostname, port=parts.port or (443 if tls else 80), tls=tls)
+        return cls(host=parts.hostname, port=parts.port or (443 if tls else 80), tls=tls, context=context)
 
     def get(self, path: str) -> bytes:
         """The bytes of a question, query and all."""
@@ -216,7 +218,7 @@ class Connection:
                     _Wire,
                     self.target.host,
                     self.target.port,
-                    ssl=ssl.create_default_context() if self.target.tls else None,
+                    ssl=(self.target.context or True) if self.target.tls else None,
                 )
         except OSError:  # a TimeoutError is one
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 
 from tallyslice.load.crowd import Crowd
@@ -31,6 +32,7 @@ class Order:
         ids: whether each event has an id, so that what got no answer can be sent again.
         seed: for the same events in each run; None: random.
         cache_ttl_seconds: how old an answer may be.
+        tls: how the nodes' certificates are checked; None: as the system does.
     """
 
     nodes: tuple[str, ...]
@@ -44,6 +46,7 @@ class Order:
     ids: bool = True
     seed: int | None = None
     cache_ttl_seconds: float = 1.0
+    tls: ssl.SSLContext | None = None
 
     @property
     def events(self) -> int | None:

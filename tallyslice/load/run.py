@@ -94,7 +94,7 @@ async def load_and_check(order: Order, *, console: Console, interrupts: Interrup
     Raises:
         InputOutputFailed: no API node answers, so there is nothing to begin with.
     """
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=order.tls or True)) as session:
         questions = Questions(session=session)
         clock = await _first_answer(order.nodes, lambda node: _clock(questions, node))
         before = await _first_answer(order.nodes, questions.all_slices)
