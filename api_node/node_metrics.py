@@ -52,6 +52,8 @@ class ApiMetrics(Metrics):
             "outcome", "reason",
         )  # fmt: skip
         self._events_of: dict[str, Counter] = {}
+        for became in (COUNTED, SPOOLED, NotTaken.slug, OutcomeUnknown.slug):
+            self.events_of(became)  # or the first one of all would be no increase
         self.event_lag_seconds = self.histogram(
             "tallyslice_event_lag_seconds",
             "How old events are when they come: of one in each tenth of a second.",
@@ -77,7 +79,7 @@ class ApiMetrics(Metrics):
             "kind",
         )
         for kind in ("stream_regressed", "stream_conflict"):
-            self.stream_faults.labels(kind)  # or the first one of all would be no increase
+            self.stream_faults.labels(kind)  # likewise
         self.summaries = self.counters(
             "tallyslice_summaries",
             "Summaries that questions needed: from the cache, shared with a question under way, or asked for.",

@@ -74,6 +74,8 @@ class Metrics:
             " late_handshake.",
             "reason",
         )
+        for reason in ("too_many", "late_head", "head_too_large", "not_http", "late_answer", "late_handshake"):
+            self.connections_ended.labels(reason)  # or the first one of all would be no increase
         self.bodies_bytes = self.gauge("tallyslice_bodies_bytes", "Bytes of the bodies of requests under way.")
         self.answers_bytes = self.gauge("tallyslice_answers_bytes", "Bytes of answers that clients have not taken yet.")
         self.config_reloads = self.counter(
