@@ -1,6 +1,6 @@
 # The one list of commands; CI and the scripts call these.
 
-.PHONY: help venv check fmt lint types layers cover test e2e e2e-full torture bench docs lock
+.PHONY: help venv check fmt lint types layers cover test fuzz e2e e2e-full torture bench docs lock
 
 help:                ## this list
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed 's/:[^#]*##/\t/' | expand -t 12
@@ -39,6 +39,10 @@ cover: venv          ## the core has 100 % branch coverage by its own unit tests
 
 test: venv           ## the test suite without its full-size runs
 	.venv/bin/pytest
+
+# SEED and CASES are those of tests/fuzz/schemathesis.toml if they are not given.
+fuzz: venv           ## only the fuzzing of the API by its own document; SEED=2 CASES=1000 looks elsewhere
+	$(if $(filter command%,$(origin SEED)),SEED=$(SEED)) CASES=$(CASES) .venv/bin/pytest tests/fuzz -o timeout=3600
 
 e2e: venv            ## only the tests with real processes
 	.venv/bin/pytest tests/e2e

@@ -13,7 +13,7 @@ from api_node.reference.schemas import FLAG, FORMS, MEANINGS, Schema, ref
 from api_node.routes.analytics import EVENT_BYTES_MAX
 from api_node.routes.events import BULK_BYTES_MAX
 from api_node.routes.events import NDJSON as NDJSON_NAMES
-from common.bodies import BODY_SECONDS
+from common.bodies import BODY_SECONDS, ZSTD_FRAMES_MAX, ZSTD_WINDOW_BYTES_MAX
 from common.errors import (
     Malformed,
     NoAnswer,
@@ -151,9 +151,18 @@ def _of_event(name: str) -> Schema:
     return _parameter(name, {"type": "string", **FORMS[name]}, MEANINGS[name])
 
 
+_CODING: Schema = {
+    "name": "Content-Encoding",
+    "in": "header",
+    "required": False,
+    "description": "How the body is compressed, if it is. gzip and deflate: one stream; zstd: windows of at most "
+    f"{ZSTD_WINDOW_BYTES_MAX >> 20} MiB, at most {ZSTD_FRAMES_MAX} frames.",
+    "schema": {"type": "string", "enum": ["gzip", "deflate", "zstd", "identity"]},
+}
 _EVENT_PARAMETERS = (
     *(_of_event(name) for name in (TIMESTAMP, USER, EVENT, ID)),
     *(_parameter(name, {"type": "string"}, FLAG, allowEmptyValue=True) for name in sorted(CLASSIC_TYPES)),
+    _CODING,
 )
 
 
@@ -193,8 +202,7 @@ OPERATIONS = (
         tag="events",
         summary="Count one event",
         text="The fields may come in the query, as a form, as JSON, or some in the query and some in the body. A field "
-        f"given twice is an error. A body has at most {EVENT_BYTES_MAX} bytes and arrives within {BODY_SECONDS:g} s; "
-        "it may be compressed (`Content-Encoding: gzip`, `deflate` or `zstd`).",
+        f"given twice is an error. A body has at most {EVENT_BYTES_MAX} bytes and arrives within {BODY_SECONDS:g} s.",
         scope="write",
         parameters=_EVENT_PARAMETERS,
         bodies={JSON: ref("Event"), FORM: ref("EventForm"), MULTIPART: ref("EventForm")},
@@ -218,12 +226,13 @@ OPERATIONS = (
         f"event, in at most {EVENT_BYTES_MAX} bytes. What is not listed in the answer's `errors` is done: it must not "
         "be sent again.",
         scope="write",
+        parameters=(_CODING,),
         bodies={
             # A sequence of objects, a line each, which a schema of OpenAPI 3.1 cannot say: see EventLine.
             **{name: {"type": "string", "description": "EventLine, one a line"} for name in sorted(NDJSON_NAMES)},
             JSON: ref("Events"),
-            FORM: ref("EventForm"),
-            MULTIPART: ref("EventForm"),
+            FORM: ref("EventLineForm"),
+            MULTIPART: ref("EventLineForm"),
         },
         body_needed=True,
         answers={

@@ -73,6 +73,7 @@ def schemas() -> dict[str, Schema]:
     for name, schema in found.items():
         _describe(schema, kinds[name])
     found["EventLine"] = _line(found.pop(Line.__name__))
+    found["EventLineForm"] = _as_form(found["EventLine"])
     found["Events"] = {
         "description": f"At most {LINES_MAX} events, or one.",
         "anyOf": [{"type": "array", "items": ref("EventLine"), "maxItems": LINES_MAX}, ref("EventLine")],
@@ -105,7 +106,7 @@ def _line(schema: Schema) -> Schema:
         for name in names:
             also = "" if name == field else f" Another name for `{field}`."
             properties[name] = {
-                **{key: value for key, value in schema["properties"][name].items() if key != "default"},
+                **_without(schema["properties"][name], "default"),
                 **FORMS[field],
                 "description": MEANINGS[field] + also,
             }
@@ -122,6 +123,23 @@ def _line(schema: Schema) -> Schema:
             for field in (TIMESTAMP, USER, EVENT)
         ],
     }
+
+
+def _as_form(line: Schema) -> Schema:
+    """The same fields as text, of one event."""
+    members = {name: {"type": "string"} | _without(what, "anyOf") for name, what in line["properties"].items()}
+    return {
+        **line,
+        "title": "EventLineForm",
+        "description": "One event as a form. A field given twice, or under two of its names, is an error. Other fields "
+        "are properties: accepted, and dropped.",
+        "properties": members,
+        "maxProperties": FIELDS_MAX,
+    }
+
+
+def _without(schema: Schema, name: str) -> Schema:
+    return {key: value for key, value in schema.items() if key != name}
 
 
 def _single(timestamp: Schema, flag: Schema) -> Schema:
