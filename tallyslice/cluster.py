@@ -125,7 +125,8 @@ def _fill(path: Path, source: Path, config: ClusterConfig) -> None:
     _make(path)
     folder = source.absolute().parent
     try:
-        for file in (config.secret_file, config.internal_token_file, *_tls_files(config)):
+        named = (config.secret_file, config.internal_token_file, config.tokens_file, *_tls_files(config))
+        for file in named:
             if file is not None and file.is_file() and file.resolve().is_relative_to(folder.resolve()):
                 copy = path / file.relative_to(folder)
                 copy.parent.mkdir(parents=True, exist_ok=True)
