@@ -37,9 +37,11 @@ from api_node.share import ADOPT, LEAVE, LET_GO_SECONDS, Share
 from common.certificates import Certificates
 from common.config import listen_address, load_secret, load_token
 from common.errors import ConfigRefused, DirectoryOwned, InputOutputFailed, PortInUse
+from common.last_call import LAST_CALL_SECONDS
 from common.listener import FINISH_SECONDS, raise_descriptors
 from common.lmdb_file import make_folder
 from common.logs import new_log
+from common.supervisor import LEAVING, LISTENING, tell_supervisor
 from common.web import BACKLOG, CLOSE_SECONDS, DRAIN_SECONDS
 
 if TYPE_CHECKING:
@@ -58,7 +60,8 @@ PAUSE_FIRST_SECONDS, PAUSE_MOST_SECONDS = 0.1, 5.0  # before a process is starte
 STEADY_SECONDS = 5.0  # that it lived: then it is started again at once
 READY_SECONDS = 30.0  # for a process that is to replace one that serves
 REPLACED_SECONDS = LET_GO_SECONDS + FINISH_SECONDS + CLOSE_SECONDS + 1.0  # for the replaced one to leave
-END_SECONDS = DRAIN_SECONDS + FINISH_SECONDS + CLOSE_SECONDS + 0.2  # for all to leave: a node promises 10 s
+# For all to leave: a node promises 10 s.
+END_SECONDS = DRAIN_SECONDS + LAST_CALL_SECONDS + FINISH_SECONDS + CLOSE_SECONDS + 0.2
 # For the processes of a killed parent to let go of the port.
 PORT_SECONDS, _PORT_LOOK_SECONDS = 2.0, 0.1
 
@@ -127,6 +130,7 @@ class Processes:
             stack.callback(self._close_listeners)
             for number in range(self._arguments.processes):
                 self._serving[number] = await self._start(number)
+            tell_supervisor(LISTENING)
             tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self._keep(number)) for number in self._serving]
             tasks.append(asyncio.create_task(self._replace_when_asked()))
             tasks.append(asyncio.create_task(stop.wait()))
@@ -248,6 +252,7 @@ class Processes:
 
     async def _end(self) -> None:
         """Let all processes drain and leave."""
+        tell_supervisor(LEAVING)
         await asyncio.gather(*self._starting, return_exceptions=True)
         children = list(self._living)
         for child in children:

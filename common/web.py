@@ -36,6 +36,7 @@ from common.errors import (
 from common.last_call import last_call
 from common.listener import METRICS, Runner, raise_descriptors
 from common.logs import Log
+from common.supervisor import LEAVING, LISTENING, tell_supervisor
 
 if TYPE_CHECKING:
     import ssl
@@ -150,10 +151,12 @@ async def serve(
                 raise PortInUse(f"{message}: the port is in use") from error
             raise InputOutputFailed(f"{message}: errno {error.errno}") from error
         log.info("listening", host=host, port=port)
+        tell_supervisor(LISTENING)
         await stop.wait()
         health.draining = True
         runner.leave()
         log.info("draining")
+        tell_supervisor(LEAVING)
         await asyncio.sleep(DRAIN_SECONDS)
         await last_call(runner)
     finally:
