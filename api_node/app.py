@@ -25,6 +25,7 @@ from api_node.exchange import Exchange
 from api_node.intake import Intake
 from api_node.membership import Membership
 from api_node.node_metrics import ApiMetrics
+from api_node.overview import Overview
 from api_node.peer import ANSWER_BYTES_MAX, Peer
 from api_node.places import Places
 from api_node.queries import DEADLINE_SECONDS as QUESTION_DEADLINE_SECONDS
@@ -59,6 +60,8 @@ from common.token_watch import TokenWatch
 from common.tokens import load_tokens
 from common.web import Health, add_probes, serve
 from common.wire import Batch
+from dashboard.feed import Feed
+from dashboard.routes import DashboardRoutes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -251,6 +254,8 @@ class ApiNode:
             siblings=self._siblings,
         ).add_to(self.app)
         ReferenceRoutes().add_to(self.app)
+        self.feed = self._make_feed(metrics=metrics, log=log)
+        DashboardRoutes(feed=self.feed).add_to(self.app)
         gather = None if self._siblings is None else self._siblings.metrics
         add_probes(self.app, health=self.health, metrics=metrics, gather=gather)
         self.app.on_response_prepare.append(edge.allow_pages)
@@ -279,6 +284,26 @@ class ApiNode:
         metrics.tokens_refused.set_function(lambda: watch.refusal is not None)
         metrics.callers.set_function(lambda: access.callers)
         return access, watch
+
+    def _make_feed(self, *, metrics: ApiMetrics, log: Log) -> Feed:
+        """What the dashboard is told."""
+        overview = Overview(
+            config=self._running,
+            membership=self._membership,
+            routes=self._routes,
+            watch=self._watch,
+            workers=self._workers,
+            room=self._room,
+            metrics=metrics,
+            tasks=self._tasks,
+            problems=self._problems,
+            viewers=lambda: self.feed.viewers,
+            now=self._now,
+        )
+        feed = Feed(collect=overview.snapshot, tasks=self._tasks, log=log)
+        metrics.live_viewers.set_function(lambda: feed.viewers)
+        metrics.live_dropped.set_function(lambda: feed.dropped)
+        return feed
 
     async def _life(self, _: web.Application) -> AsyncIterator[None]:
         """Bring the parts to life, in the order in which they need each other."""

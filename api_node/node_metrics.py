@@ -99,6 +99,10 @@ class ApiMetrics(Metrics):
         self._spool_max_age_seconds = self.gauge(
             "tallyslice_spool_max_age_seconds", "spool-max-age-seconds of the cluster file."
         )
+        self.live_viewers = self.gauge("tallyslice_live_viewers", "Viewers of the dashboard.")
+        self.live_dropped = self.counter(
+            "tallyslice_live_dropped", "Viewers dropped because they did not take what they were sent."
+        )
         self._queue_events = self.gauges(
             "tallyslice_queue_events", "Events that wait for a worker's receipt.", "worker"
         )
@@ -127,6 +131,10 @@ class ApiMetrics(Metrics):
         )
         self.tokens_refused = self.gauge("tallyslice_tokens_refused", "1 while the tokens file on disk is refused.")
         self.callers = self.gauge("tallyslice_callers", "Tokens and addresses whose requests are counted.")
+
+    def events_taken(self) -> int:
+        """How many events were answered with success."""
+        return int(sum(self.events_of(became).value for became in (COUNTED, SPOOLED)))
 
     def events_of(self, became: str) -> Counter:
         """The counter of events by what became of them: counted, spooled, or the slug of a problem."""

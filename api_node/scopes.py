@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from common.tokens import Scope
 
-OPEN = frozenset({"/livez", "/readyz", "/openapi.json", "/docs", "/docs/page.css", "/docs/viewer.js"})
+OPEN = frozenset(
+    {
+        "/livez", "/readyz", "/openapi.json", "/docs", "/docs/page.css", "/docs/viewer.js", "/", "/dashboard/{name}",
+    }
+)  # fmt: skip
 SCOPES = {
     ("POST", "/analytics"): Scope.WRITE,
     ("POST", "/events"): Scope.WRITE,
@@ -16,6 +20,7 @@ SCOPES = {
     ("GET", "/analytics/perworker"): Scope.READ,
     ("GET", "/analytics/allslices"): Scope.READ,
     ("GET", "/cluster"): Scope.READ,
+    ("GET", "/live"): Scope.READ,
     ("GET", "/metrics"): Scope.READ,
     ("POST", "/cluster/routes"): Scope.ADMIN,
 }

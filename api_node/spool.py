@@ -81,11 +81,12 @@ class SpooledBatch:
 
 @dataclass(slots=True)
 class _Stream:
-    """A stream with batches here: where it leads, how many there are, and since when."""
+    """A stream with batches here: where it leads, how many there are with how many events, and since when."""
 
     worker: WorkerId
     batches: int = 0
     since: int = 0
+    events: int = 0
 
 
 class Spool:
@@ -135,6 +136,13 @@ class Spool:
     def streams(self) -> dict[bytes, WorkerId]:
         """The streams with batches, and the worker that each leads to."""
         return {name: stream.worker for name, stream in self._streams.items()}
+
+    def events_by_worker(self) -> Counter[WorkerId]:
+        """How many events wait for each worker."""
+        found = Counter[WorkerId]()
+        for stream in list(self._streams.values()):  # made in one step: the thread may be changing it
+            found[stream.worker] += stream.events
+        return found
 
     def append(self, worker: WorkerId, batches: Iterable[tuple[bytes, bytes]], *, at: Micros) -> None:
         """Take in closed batches of streams to one worker; on disk when this returns.
@@ -268,12 +276,14 @@ class Spool:
         stream = self._streams.setdefault(key.stream, _Stream(worker, 0, at))
         stream.batches += 1
         stream.since = min(stream.since, at)
+        stream.events += events
         self.size_bytes += size
         self.events[key.slice] += events
 
     def _forget(self, key: SpoolKey, size: int, events: int) -> None:
         stream = self._streams[key.stream]
         stream.batches -= 1
+        stream.events -= events
         if not stream.batches:
             del self._streams[key.stream]
         self.size_bytes -= size

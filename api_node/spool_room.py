@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from api_node.spool import FILE_NAME, Spool, SpooledBatch, SpoolKey
 from common.errors import ConfigRefused, InputOutputFailed, NotTaken
 from common.lmdb_file import STORE_ERRORS, Damaged, alone_in, make_folder, sync_folder, unlink
+from common.routing import WorkerId
 from common.slices import SECOND, Micros
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from common.config import ClusterConfig
     from common.logs import Log
-    from common.routing import Route, WorkerId
+    from common.routing import Route
     from common.slices import SliceId
 
 T = TypeVar("T")
@@ -183,6 +184,13 @@ class SpoolRoom:
         for locked in self._all():
             # A copy, made in one step: the thread may be changing it.
             total.update(locked.spool.events.copy())
+        return total
+
+    def events_by_worker(self) -> Counter[WorkerId]:
+        """How many events wait here for each worker."""
+        total = Counter[WorkerId]()
+        for locked in self._all():
+            total.update(locked.spool.events_by_worker())
         return total
 
     @property

@@ -135,11 +135,23 @@ class WorkerLink:
             PeerError: no answer.
             WireError: an answer that is none.
         """
-        answer = await self._question(seconds, slices=tuple(slices))
-        if answer.unreadable:
-            message = f"worker {self.worker} cannot read slice {answer.unreadable[0]}"
+        held, unreadable = await self.look(slices, seconds=seconds)
+        if unreadable:
+            message = f"worker {self.worker} cannot read slice {unreadable[0]}"
             raise PeerRefuses(message, slug="quarantined")
-        return {held.summary.slice: held for held in answer.held}
+        return held
+
+    async def look(
+        self, slices: Sequence[SliceId], *, seconds: float = QUESTION_SECONDS
+    ) -> tuple[dict[SliceId, Held], tuple[SliceId, ...]]:
+        """The same, and which of the slices the worker cannot read.
+
+        Raises:
+            PeerError: no answer.
+            WireError: an answer that is none.
+        """
+        answer = await self._question(seconds, slices=tuple(slices))
+        return {held.summary.slice: held for held in answer.held}, answer.unreadable
 
     async def ask_all(self, until: SliceId, *, seconds: float = QUESTION_SECONDS) -> list[Held]:
         """The worker's summaries of all slices up to one.

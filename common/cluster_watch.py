@@ -67,6 +67,7 @@ class ClusterWatch:
     ) -> None:
         self.running = running
         self.refusal: Refusal | None = None
+        self.last_refusal: Refusal | None = None  # also when the file has been mended since
         self.refusals = 0
         self.reloads = 0
         self._path = path.absolute()
@@ -128,6 +129,6 @@ class ClusterWatch:
         if self._told == (version, reasons):
             return
         self._told = version, reasons
-        self.refusal = Refusal(reasons=reasons, at=self._now())
+        self.refusal = self.last_refusal = Refusal(reasons=reasons, at=self._now())
         self.refusals += 1
         self._log.warning("cluster_file_refused", version=version, reasons=reasons)

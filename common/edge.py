@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from common.metrics import Metrics
     from common.tokens import Scope
 
+ENDLESS = web.RequestKey("endless", bool)
+"""Set by a handler whose answer lasts as long as its client likes: it is counted, and not timed."""
+
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 
@@ -79,7 +82,7 @@ class Edge:
                 response = await self._answer(request, handler, scope)
             if is_quick(response):
                 response = self._for_pages(request, response)
-            self._note(method, route, response.status, started)
+            self._note(method, route, response.status, None if ENDLESS in request else started)
             return response
 
         return edge
@@ -183,12 +186,14 @@ class Edge:
         self._log.error("request_failed", error=error)
         return problem_response(RequestError("an unexpected error; the log of the node says where"))
 
-    def _note(self, method: str, route: str, status: int, started: float) -> None:
+    def _note(self, method: str, route: str, status: int, started: float | None) -> None:
         counter = self._counters.get((method, route, status))
         if counter is None:
             counter = self._counters[method, route, status] = self._metrics.requests.labels(method, route, status)
+        counter.inc()
+        if started is None:
+            return
         timer = self._timers.get((method, route))
         if timer is None:
             timer = self._timers[method, route] = self._metrics.request_seconds.labels(method, route)
-        counter.inc()
         timer.observe(time.perf_counter() - started)

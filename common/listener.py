@@ -61,6 +61,8 @@ NO_HTTP = (
     " such as a space or what is not ASCII"
 )
 METRICS = web.AppKey("metrics", Metrics)
+LEAVE = web.AppKey("leave", list)
+"""Where an application has what is to be called when the node begins to leave: it ends answers that never end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -432,6 +434,8 @@ class Runner(web.AppRunner):
         """End each connection with its next answer, which says so."""
         assert isinstance(self.server, Listener)  # noqa: S101 - as it was made below
         self.server.leaving = True
+        for end in self.app.get(LEAVE, ()):
+            end()
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()

@@ -349,6 +349,9 @@ OPERATIONS = (
 
 NOT_PART = {
     "/cluster/routes": "between nodes, and for `tallyslice registry`: asked in msgpack, with the internal token",
+    "/": "the dashboard, a page for people",
+    "/dashboard/{name}": "likewise",
+    "/live": "what that page reads: its form follows the page, and changes with it",
     "/docs": "a page for people, which shows the document",
     "/docs/viewer.js": "likewise",
     "/docs/page.css": "likewise",

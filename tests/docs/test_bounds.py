@@ -11,7 +11,7 @@ from common.config import ClusterConfig
 from tests.support.pages import ROOT, section, tables
 
 OPERATIONS = ROOT / "docs/operations.md"
-PACKAGES = ("api_node", "common", "worker_node")
+PACKAGES = ("api_node", "common", "dashboard", "worker_node")
 
 # Not of something that grows: what a key of the cluster file may be, which docs/configuration.md lists, and the size
 # below which a file of LMDB has no data, and how long before its time a slice is claimed.

@@ -37,7 +37,7 @@ from worker_node.app import Place, open_worker
 CONFIGURATION, OPERATIONS, PROTOCOL = (ROOT / f"docs/{name}.md" for name in ("configuration", "operations", "protocol"))
 DECISIONS = ROOT / "docs/decisions"
 
-PACKAGES = ("api_node", "common", "tallyslice", "worker_node")
+PACKAGES = ("api_node", "common", "dashboard", "tallyslice", "worker_node")
 LEVELS = ("info", "warning", "error")
 
 MESSAGES = [kind for _, kind in inspect.getmembers(wire, inspect.isclass) if issubclass(kind, msgspec.Struct)]
@@ -65,7 +65,7 @@ def once(names: Iterable[str]) -> set[str]:
 def calls_of(app: web.Application) -> set[str]:
     """Method and path of every route; a path with a slash at its end is the same one."""
     return {
-        f"{route.method} {resource.canonical.rstrip('/')}"
+        f"{route.method} {resource.canonical.rstrip('/') or '/'}"
         for resource in app.router.resources()
         for route in resource
         if route.method != "HEAD"

@@ -310,6 +310,12 @@ class Nodes:
         ) as response:
             return Answer(status=response.status, body=await response.read(), headers=response.headers)
 
+    async def knock(self, method: str, url: str, *, headers: Mapping[str, str] | None = None) -> Answer:
+        """The head of an answer, which need not have an end."""
+        timeout = aiohttp.ClientTimeout(total=20)
+        async with self.session.request(method, URL(url, encoded=True), headers=headers, timeout=timeout) as response:
+            return Answer(status=response.status, body=b"", headers=response.headers)
+
     async def post(self, query: str = "", *, api: str = "0", **ask: Any) -> Answer:
         """``POST /analytics?query``."""
         return await self.ask("POST", f"{self.api[api].url}?{query}", **ask)

@@ -142,6 +142,7 @@ def test_a_batch_that_is_gone_does_not_come_back_under_another_name(reopen: Call
     for one in (spool, reopen()):
         assert one.streams() == {OTHER: WORKER}
         assert dict(one.events) == {1: 1}
+        assert dict(one.events_by_worker()) == {WORKER: 1}
         assert one.size_bytes == len(batch(1, 2))
     assert [one.key for one in reopen().batches(OTHER, bytes_max=PLENTY)] == [key(1, 2, OTHER)]
 
