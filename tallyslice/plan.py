@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,7 +23,7 @@ from common.judge import PlanLine, judge, route_plan, show_route
 from common.routing import WorkerId
 from common.wire import Pins, SettledRoute
 from tallyslice.screen import plain_console
-from tallyslice.target import node_tls
+from tallyslice.target import node_tls, read_token, token_headers, token_option
 
 ANSWER_BYTES_MAX = 64 << 20
 TIMEOUT_SECONDS = 10.0
@@ -66,13 +67,15 @@ def _origin(_: click.Context, __: click.Parameter, url: str | None) -> str | Non
     metavar="URL",
     help="A running API node, such as http://localhost:8000/analytics: asked for what is settled already.",
 )
-def plan(old: Path, new: Path, origin: str | None) -> None:
+@token_option
+def plan(old: Path, new: Path, origin: str | None, token_file: Path | None) -> None:
     """Show which slices would route where if the cluster file NEW replaced OLD, and whether it may.
 
     Exit code 78 if one of the files cannot be used, or if NEW would be refused.
     """
     before, after = load_config(old), load_config(new)
-    state = ClusterState() if origin is None else asyncio.run(_ask(origin, node_tls(before)))
+    token = read_token(token_file)
+    state = ClusterState() if origin is None else asyncio.run(_ask(origin, node_tls(before), token))
     verdict = judge(before, after, pins=state.pins, named=state.named)
     console = plain_console()
     if origin is None:
@@ -101,24 +104,29 @@ def _table(lines: tuple[PlanLine, ...], *, with_settled: bool) -> Table:
     return table
 
 
-async def _ask(origin: str, tls: ssl.SSLContext | None) -> ClusterState:
+async def _ask(origin: str, tls: ssl.SSLContext | None, token: str | None) -> ClusterState:
     """What a running API node knows of its cluster.
 
     Raises:
         InputOutputFailed: it does not answer, or not with what an API node answers.
+        NotPermitted: it wants a token, or another one.
     """
     import aiohttp  # noqa: PLC0415 - slow to import, and a plan without --api does not need it
 
     from api_node.peer import why_silent  # noqa: PLC0415 - likewise
+    from tallyslice.questions import detail_of, not_permitted  # noqa: PLC0415 - likewise
 
     url = f"{origin}/cluster"
+    headers = {"Accept": "application/json", **token_headers(token)}
     try:
         async with (
             aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(ssl=tls or True), timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
             ) as session,
-            session.get(url, headers={"Accept": "application/json"}) as response,
+            session.get(url, headers=headers, allow_redirects=False) as response,
         ):
+            if response.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+                raise not_permitted(url, response.status, detail_of(await response.read()))
             response.raise_for_status()
             body = bytearray()
             async for chunk in response.content.iter_any():

@@ -104,17 +104,26 @@ class Recovery:
         session: carries the requests; not closed here.
         config: the cluster file.
         token: the internal token, if there is one.
+        api_token: what API nodes are shown instead.
         tell: gets a line for people whenever something is done.
     """
 
-    def __init__(self, *, session: aiohttp.ClientSession, config: ClusterConfig, token: str | None, tell: Tell) -> None:
+    def __init__(
+        self,
+        *,
+        session: aiohttp.ClientSession,
+        config: ClusterConfig,
+        token: str | None,
+        tell: Tell,
+        api_token: str | None = None,
+    ) -> None:
         self._config = config
         self._tell = tell
         self._workers = {
             worker: Peer(session=session, url=url, token=lambda: token) for worker, url in config.worker_nodes.items()
         }
         self._apis = {
-            api: Peer(session=session, url=f"{origin(url)}/cluster", token=lambda: token)
+            api: Peer(session=session, url=f"{origin(url)}/cluster", token=lambda: api_token or token)
             for api, url in config.api_nodes.items()
         }
 

@@ -21,7 +21,7 @@ from common.config import ClusterConfig, load_config, load_token
 from common.routing import WorkerId
 from common.slices import Micros, SliceId, format_instant
 from tallyslice.screen import plain_console
-from tallyslice.target import node_tls
+from tallyslice.target import node_tls, read_token, token_option
 
 if TYPE_CHECKING:
     from tallyslice.recovery import Rebuilt, Recovery, Replaced
@@ -49,7 +49,8 @@ def registry() -> None:
     help="A node that is lost for good and is not asked, such as worker-0 or api-1. May be given several times.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
-def rebuild(cluster_file: Path, lost: Sequence[str], dry_run: bool) -> None:
+@token_option
+def rebuild(cluster_file: Path, lost: Sequence[str], dry_run: bool, token_file: Path | None) -> None:
     """Rebuild the registry of CLUSTER_FILE from what all its nodes know.
 
     Every node must answer. With --without, slices that began before now and that nobody else knows of answer 503 from
@@ -60,7 +61,10 @@ def rebuild(cluster_file: Path, lost: Sequence[str], dry_run: bool) -> None:
     console = plain_console()
     now = Micros(time.time_ns() // 1000)
     rebuilt = _with_recovery(
-        config, console, lambda recovery: recovery.rebuild(without=without, now=now, dry_run=dry_run)
+        config,
+        console,
+        lambda recovery: recovery.rebuild(without=without, now=now, dry_run=dry_run),
+        api_token=read_token(token_file),
     )
     _show_rebuilt(console, rebuilt, is_done=not dry_run)
     _say(console, "Nothing was changed: this was a dry run." if dry_run else "The registry is rebuilt.")
@@ -70,7 +74,8 @@ def rebuild(cluster_file: Path, lost: Sequence[str], dry_run: bool) -> None:
 @registry.command("replace-worker")
 @click.argument("worker", metavar="ID")
 @_cluster_file
-def replace_worker(worker: str, cluster_file: Path) -> None:
+@token_option
+def replace_worker(worker: str, cluster_file: Path, token_file: Path | None) -> None:
     """Pin the data directory that worker ID of CLUSTER_FILE runs on now, in place of the one that was lost.
 
     Slices that were settled before are incomplete for good, unless their files were put into the new directory first.
@@ -81,12 +86,23 @@ def replace_worker(worker: str, cluster_file: Path) -> None:
         message = f"no worker {worker} in {cluster_file}; known: {known}"
         raise click.UsageError(message)
     console = plain_console()
-    replaced = _with_recovery(config, console, lambda recovery: recovery.replace_worker(WorkerId(worker)))
+    replaced = _with_recovery(
+        config,
+        console,
+        lambda recovery: recovery.replace_worker(WorkerId(worker)),
+        api_token=read_token(token_file),
+    )
     _show_replaced(console, worker, replaced)
     _warn_deaf(console, replaced.deaf)
 
 
-def _with_recovery(config: ClusterConfig, console: Console, work: Callable[[Recovery], Coroutine[Any, Any, T]]) -> T:
+def _with_recovery(
+    config: ClusterConfig,
+    console: Console,
+    work: Callable[[Recovery], Coroutine[Any, Any, T]],
+    *,
+    api_token: str | None,
+) -> T:
     import aiohttp  # noqa: PLC0415 - slow to import: whoever asks for help should not wait for it
 
     from tallyslice.recovery import Recovery  # noqa: PLC0415 - likewise
@@ -98,7 +114,11 @@ def _with_recovery(config: ClusterConfig, console: Console, work: Callable[[Reco
             connector=aiohttp.TCPConnector(ssl=tls or True), timeout=aiohttp.ClientTimeout(total=None)
         ) as session:
             recovery = Recovery(
-                session=session, config=config, token=load_token(config), tell=lambda line: _say(console, line)
+                session=session,
+                config=config,
+                token=load_token(config),
+                api_token=api_token,
+                tell=lambda line: _say(console, line),
             )
             return await work(recovery)
 

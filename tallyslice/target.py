@@ -64,7 +64,7 @@ class Target:
     @property
     def headers(self) -> dict[str, str]:
         """What goes along with each call to an API node."""
-        return {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
+        return token_headers(self.token)
 
     @property
     def internal_token(self) -> str | None:
@@ -81,6 +81,11 @@ class Target:
 
         connector = aiohttp.TCPConnector(ssl=self.tls or True)
         return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
+
+
+def token_headers(token: str | None) -> dict[str, str]:
+    """What shows a token to an API node."""
+    return {} if token is None else {"Authorization": f"Bearer {token}"}
 
 
 def origin(url: str) -> str:
@@ -111,7 +116,7 @@ _URL = click.option(
     multiple=True,
     help="An API node, such as http://localhost:8000, instead of --cluster; may be given several times.",
 )
-_TOKEN = click.option(
+token_option = click.option(
     "--token-file",
     metavar="FILE",
     type=click.Path(path_type=Path),
@@ -134,7 +139,7 @@ def target_options(*, by_url: bool = True) -> Callable[[F], F]:
 
     def add(command: F) -> F:
         # click collects decorators from the last one to the first.
-        for option in (ca_option, _TOKEN, *([_URL] if by_url else []), _CLUSTER):
+        for option in (ca_option, token_option, *([_URL] if by_url else []), _CLUSTER):
             command = option(command)
         return command
 
@@ -152,7 +157,7 @@ def find_target(
     """
     if urls and cluster is not None:
         raise click.UsageError("--cluster and --url both say which cluster: give one of them")
-    token = None if token_file is None else _read_token(token_file)
+    token = read_token(token_file)
     if urls:
         try:
             nodes = {found: found for found in map(origin, urls)}
@@ -208,7 +213,14 @@ def default_file() -> Path:
     return DEFAULT_FILE if DEFAULT_FILE.exists() else OWN_FILE
 
 
-def _read_token(path: Path) -> str:
+def read_token(path: Path | None) -> str | None:
+    """The token in a file; None if none is named.
+
+    Raises:
+        ConfigRefused: it cannot be read, or holds none.
+    """
+    if path is None:
+        return None
     try:
         with path.open("rb") as file:
             text = file.read(TOKEN_BYTES_MAX + 1).decode(errors="replace").strip()

@@ -21,8 +21,8 @@ import click
 import uvloop
 from rich.console import Console
 
-from common.config import is_https
-from common.errors import PeerAway
+from common.config import is_https, load_token
+from common.errors import NotPermitted, PeerAway
 from common.judge import show_route
 from common.routing import RoutingEntry
 from common.slices import SECOND, Micros, format_instant
@@ -34,7 +34,7 @@ from tallyslice.load.run import load_and_check, now
 from tallyslice.processes import STOP_SECONDS, Ended, Node, Processes
 from tallyslice.questions import Questions
 from tallyslice.screen import new_console
-from tallyslice.target import node_tls, origin
+from tallyslice.target import node_tls, origin, read_token, token_headers, token_option
 
 EDIT_SECONDS = 60  # ahead of now is the example of an edit: time enough to make it
 BAD = "bold red"
@@ -53,6 +53,7 @@ BAD = "bold red"
 @rate_option
 @seed_option
 @click.option("--exit", "leave", is_flag=True, help="Stop after feeding instead of leaving the idle cluster running.")
+@token_option
 def up(  # noqa: PLR0917 - click hands its options over by name
     cluster_file: Path | None,
     data: Path | None,
@@ -61,6 +62,7 @@ def up(  # noqa: PLR0917 - click hands its options over by name
     rate: float | None,
     seed: int | None,
     leave: bool,
+    token_file: Path | None,
 ) -> int:
     """Run every node of CLUSTER_FILE on this machine, until Ctrl-C.
 
@@ -75,21 +77,25 @@ def up(  # noqa: PLR0917 - click hands its options over by name
     if not with_feed and (seconds, rate, seed) != (None, None, None):
         raise click.UsageError("--seconds, --rate and --seed say how to feed: they need --feed")
     folder = open_folder(cluster_file, data, now=datetime.now().astimezone())
+    # API nodes take the internal token from clients too.
+    token = read_token(token_file) or load_token(folder.config)
     order = Order(
         nodes=tuple(origin(url) for url in folder.config.api_nodes.values()),
         rate=rate or RATE,
         seconds=seconds or SECONDS,
         seed=seed,
         cache_ttl_seconds=folder.config.cache_ttl_seconds,
+        token=token,
         tls=node_tls(folder.config),
     )
-    return uvloop.run(_Run(folder, new_console()).run(order if with_feed else None, leave=leave))
+    return uvloop.run(_Run(folder, new_console(), token=token).run(order if with_feed else None, leave=leave))
 
 
 class _Run:
     """One run of the command, and what it says on the screen."""
 
-    def __init__(self, folder: ClusterFolder, console: Console) -> None:
+    def __init__(self, folder: ClusterFolder, console: Console, *, token: str | None) -> None:
+        self._token = token
         self._folder = folder
         self._console = console
 
@@ -163,10 +169,9 @@ Logs are in {_shown(self._folder.path / "logs")}; Ctrl-C stops every node.""",
         connector = aiohttp.TCPConnector(ssl=node_tls(self._folder.config) or True)
         async with aiohttp.ClientSession(connector=connector) as session:
             try:
-                clock = (
-                    await Questions(session=session).cluster(origin(next(iter(self._folder.config.api_nodes.values()))))
-                ).clock
-            except PeerAway:
+                questions = Questions(session=session, headers=token_headers(self._token))
+                clock = (await questions.cluster(origin(next(iter(self._folder.config.api_nodes.values()))))).clock
+            except (PeerAway, NotPermitted):
                 clock = None
         if clock is None:
             return f'For example, add an entry to "routing" that sends a later slice to {show_route(workers[-1:])}.'

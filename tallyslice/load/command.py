@@ -14,7 +14,7 @@ from tallyslice.interrupts import Interrupts
 from tallyslice.load.order import CLOSED_CONNECTIONS, OPEN_CONNECTIONS, RATE, SECONDS, USERS, Order
 from tallyslice.load.run import Result, load_and_check
 from tallyslice.screen import new_console
-from tallyslice.target import ca_option, node_tls, origin
+from tallyslice.target import ca_option, node_tls, origin, read_token, token_option
 
 # Beyond what one process sends, what anybody waits for, what a process has descriptors for, and what a node takes.
 RATE_MAX, SECONDS_MAX, CONNECTIONS_MAX, BULK_MAX = 1_000_000.0, 1_000_000.0, 10_000, 65_536
@@ -86,6 +86,7 @@ seed_option = click.option("--seed", metavar="N", type=int, help="Let the same u
     type=click.FloatRange(0),
     help="The cluster's cache-ttl-seconds.",
 )
+@token_option
 @ca_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end, and nothing before it.")
 def load(  # noqa: PLR0917 - click hands its options over by name
@@ -101,6 +102,7 @@ def load(  # noqa: PLR0917 - click hands its options over by name
     ids: bool,
     seed: int | None,
     cache_ttl: float,
+    token_file: Path | None,
     ca: Path | None,
     as_json: bool,
 ) -> int:
@@ -128,6 +130,7 @@ def load(  # noqa: PLR0917 - click hands its options over by name
         seed=seed,
         cache_ttl_seconds=cache_ttl,
         tls=node_tls(None, ca=ca),
+        token=read_token(token_file),
     )
     result = uvloop.run(_load(order, Console(file=io.StringIO()) if as_json else new_console()))
     if as_json:

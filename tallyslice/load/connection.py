@@ -76,15 +76,17 @@ class Target:
         port: number.
         tls: whether it is spoken to in TLS.
         context: how its certificate is checked then; None: as the system does.
+        token: shown with each request.
     """
 
     host: str
     port: int
     tls: bool = False
     context: ssl.SSLContext | None = None
+    token: str | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, url: str, *, context: ssl.SSLContext | None = None) -> Self:
+    def of(cls, url: str, *, context: ssl.SSLContext | None = None, token: str | None = None) -> Self:
         """The server of a URL.
 
         Raises:
@@ -95,22 +97,23 @@ class Target:
             message = "must be the URL of a server, such as http://localhost:8000"
             raise ValueError(message)
         tls = parts.scheme == "https"
-        return cls(host=parts.hostname, port=parts.port or (443 if tls else 80), tls=tls, context=context)
+        return cls(host=parts.hostname, port=parts.port or (443 if tls else 80), tls=tls, context=context, token=token)
 
     def get(self, path: str) -> bytes:
         """The bytes of a question, query and all."""
-        return f"GET {path} HTTP/1.1\r\nHost: {self._name}\r\n\r\n".encode()
+        return f"GET {path} HTTP/1.1\r\n{self._head}\r\n".encode()
 
     def post(self, path: str, body: bytes = b"", *, content_type: str = "") -> bytes:
         """The bytes of a request with a body."""
         kind = f"Content-Type: {content_type}\r\n" if content_type else ""
-        head = f"POST {path} HTTP/1.1\r\nHost: {self._name}\r\n{kind}Content-Length: {len(body)}\r\n\r\n"
+        head = f"POST {path} HTTP/1.1\r\n{self._head}{kind}Content-Length: {len(body)}\r\n\r\n"
         return head.encode() + body
 
     @property
-    def _name(self) -> str:
+    def _head(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        shown = "" if self.token is None else f"Authorization: Bearer {self.token}\r\n"
+        return f"Host: {host}:{self.port}\r\n{shown}"
 
 
 class _Head(msgspec.Struct, frozen=True, gc=False):

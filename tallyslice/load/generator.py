@@ -34,7 +34,7 @@ class Generator:
         now: Callable[[], Micros],
         give_up_seconds: float = GIVE_UP_SECONDS,
     ) -> None:
-        targets = [Target.of(node, context=order.tls) for node in order.nodes]
+        targets = [Target.of(node, context=order.tls, token=order.token) for node in order.nodes]
         self.traffic = Traffic(order=order, targets=targets, crowd=order.crowd(tag), clock=clock, now=now)
         self._driver: Driver[Shipment] = Driver(
             targets=targets,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tallyslice.load.crowd import Crowd
 from tallyslice.load.pace import ClosedLoop, OpenLoop, Pace
@@ -33,6 +33,7 @@ class Order:
         seed: for the same events in each run; None: random.
         cache_ttl_seconds: how old an answer may be.
         tls: how the nodes' certificates are checked; None: as the system does.
+        token: shown to the nodes; must be good for writing and for reading.
     """
 
     nodes: tuple[str, ...]
@@ -47,6 +48,7 @@ class Order:
     seed: int | None = None
     cache_ttl_seconds: float = 1.0
     tls: ssl.SSLContext | None = None
+    token: str | None = field(default=None, repr=False)
 
     @property
     def events(self) -> int | None:

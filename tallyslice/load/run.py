@@ -26,6 +26,7 @@ from tallyslice.load.order import Order
 from tallyslice.load.table import latencies_table
 from tallyslice.load.verdict import Judgement, NodeVerdict, report
 from tallyslice.questions import Questions
+from tallyslice.target import token_headers
 
 BEFORE_SECONDS = 20.0  # for the first answers: longer than a worker takes to restart
 ASK_AGAIN_SECONDS = 0.25
@@ -95,7 +96,7 @@ async def load_and_check(order: Order, *, console: Console, interrupts: Interrup
         InputOutputFailed: no API node answers, so there is nothing to begin with.
     """
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=order.tls or True)) as session:
-        questions = Questions(session=session)
+        questions = Questions(session=session, headers=token_headers(order.token))
         clock = await _first_answer(order.nodes, lambda node: _clock(questions, node))
         before = await _first_answer(order.nodes, questions.all_slices)
         generator = Generator(order, tag=secrets.token_hex(TAG_BYTES), clock=clock, now=now)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ from api_node.reference.operations import OPERATIONS, Operation
 from api_node.scopes import OPEN, SCOPES, scope_of
 from common.tokens import Scope, entry_of, new_token, write_entries
 from tests.support.cluster import FIRST, Answer
-from tests.support.nodes import Nodes
+from tests.support.command import tallyslice
+from tests.support.nodes import Clock, Nodes
 from tests.support.patience import eventually
 
 EVENT = f"timestamp={FIRST}&user=ada&click"
@@ -256,6 +259,36 @@ async def test_a_page_of_an_allowed_origin_may_call(tmp_path: Path) -> None:
 def all_of(answer: Answer, name: str) -> list[str]:
     """Each value of a header: none may come twice."""
     return [value for header, value in answer.headers.items() if header == name]
+
+
+async def test_commands_show_a_token(tmp_path: Path) -> None:
+    """Each that asks an API node; without one they say what is missing, and leave with a code of its own."""
+    both = new_token()
+    files = {}
+    entries = [entry_of(TOKENS[Scope.ADMIN], name="admin", scopes=[Scope.ADMIN, Scope.READ])]
+    entries.append(entry_of(both, name="both", scopes=[Scope.WRITE, Scope.READ]))
+    write_entries(tmp_path / "tokens.json", entries)
+    for name, text in (("admin", TOKENS[Scope.ADMIN]), ("both", both)):
+        files[name] = tmp_path / name
+        files[name].write_text(f"{text}\n")
+    now = Clock(time.time())
+    async with Nodes(tmp_path / "n", workers=1, now=now, tokens_file="../tokens.json", first_slice="system") as nodes:
+        base, file = nodes.api["0"].node.base, nodes.file
+        load = ("load", base, "--seconds", "0.2", "--cache-ttl", "0", "--json")
+        plan = ("plan", file, file, "--api", base)
+        rebuild = ("registry", "rebuild", file, "--dry-run")
+        bare = await asyncio.gather(*(tallyslice(*command) for command in (load, plan, rebuild)))
+        shown = await asyncio.gather(
+            tallyslice(*load, "--token-file", files["both"]),
+            tallyslice(*plan, "--token-file", files["both"]),
+            tallyslice(*rebuild, "--token-file", files["admin"]),
+        )
+
+    assert [said.code for said in bare] == [77, 77, 70]
+    assert ["--token-file" in said.err for said in bare[:2]] == [True, True]
+    assert "send Authorization: Bearer and a token" in " ".join(bare[2].err.split())
+    assert [said.code for said in shown] == [0, 0, 0], shown
+    assert shown[0].json["exact"]
 
 
 async def test_what_a_beacon_sends_is_taken(tmp_path: Path) -> None:
