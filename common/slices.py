@@ -36,8 +36,12 @@ _RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})", re.ASCII
 )
 
-INSTANT_PATTERN = rf"^([0-9]{{1,{_DIGITS_MAX}}}|{_SECONDS.pattern}|{_RFC3339.pattern})$"
-"""What ``parse_instant`` reads, for the description of the interface; whether it exists is for the reader to say."""
+INSTANT_PATTERN = (
+    rf"^([0-9]{{1,{_DIGITS_MAX}}}|{_SECONDS.pattern}|"
+    r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[Tt ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
+    r"(\.[0-9]{1,9})?([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9]))$"
+)
+"""What ``parse_instant`` reads, for the description of the interface; it knows neither calendar nor bounds."""
 
 
 def parse_instant(text: str) -> Micros:

@@ -31,7 +31,7 @@ from common.events import (
     USER,
 )
 from common.lines import LINES_MAX, NAMES, Line
-from common.slices import INSTANT_PATTERN
+from common.slices import EARLIEST, INSTANT_PATTERN, SECOND
 
 Schema = dict[str, Any]
 
@@ -45,10 +45,12 @@ FORMS: dict[str, Schema] = {
     EVENT: {"pattern": f"^{EVENT_TYPE.pattern}$", "not": {"enum": sorted(RESERVED_TYPES)}},
 }
 """What is checked of each field, beyond its type."""
+# Of a timestamp that is a number: from the year 1 in seconds, to the most that thirteen digits of milliseconds say.
+_NUMBERS = {"minimum": EARLIEST // SECOND, "maximum": 10**13 - 1}
 
 MEANINGS = {
     TIMESTAMP: "When it happened: Unix seconds (a fraction is allowed), 13-digit milliseconds, or RFC 3339 with an "
-    "offset, in the years 1 to 9999.",
+    "offset, in the years 1 to 9999. A number is written without an exponent.",
     USER: f"Who did it: 1 to {TEXT_BYTES_MAX} bytes of UTF-8, compared byte for byte.",
     EVENT: "The type by name, one that the cluster accepts: click and impression, unless `event-types` of its file "
     "says otherwise.",
@@ -76,9 +78,9 @@ def schemas() -> dict[str, Schema]:
     found["EventLineForm"] = _as_form(found["EventLine"])
     found["Events"] = {
         "description": f"At most {LINES_MAX} events, or one.",
-        "anyOf": [{"type": "array", "items": ref("EventLine"), "maxItems": LINES_MAX}, ref("EventLine")],
+        "anyOf": [{"type": "array", "items": ref("EventLine"), "minItems": 1, "maxItems": LINES_MAX}, ref("EventLine")],
     }
-    found["Event"] = _single({"type": ["number", "string"]}, {"not": {"enum": [False, None]}})
+    found["Event"] = _single({"type": ["number", "string"], **_NUMBERS}, {"not": {"enum": [False, None]}})
     found["EventForm"] = _single({"type": "string"}, {"type": "string"})
     return dict(sorted(found.items()))
 
@@ -108,6 +110,7 @@ def _line(schema: Schema) -> Schema:
             properties[name] = {
                 **_without(schema["properties"][name], "default"),
                 **FORMS[field],
+                **(_NUMBERS if field == TIMESTAMP else {}),
                 "description": MEANINGS[field] + also,
             }
     return {
@@ -127,7 +130,9 @@ def _line(schema: Schema) -> Schema:
 
 def _as_form(line: Schema) -> Schema:
     """The same fields as text, of one event."""
-    members = {name: {"type": "string"} | _without(what, "anyOf") for name, what in line["properties"].items()}
+    members = {
+        name: {"type": "string"} | _without(what, "anyOf", *_NUMBERS) for name, what in line["properties"].items()
+    }
     return {
         **line,
         "title": "EventLineForm",
@@ -138,8 +143,8 @@ def _as_form(line: Schema) -> Schema:
     }
 
 
-def _without(schema: Schema, name: str) -> Schema:
-    return {key: value for key, value in schema.items() if key != name}
+def _without(schema: Schema, *names: str) -> Schema:
+    return {key: value for key, value in schema.items() if key not in names}
 
 
 def _single(timestamp: Schema, flag: Schema) -> Schema:
