@@ -26,6 +26,7 @@ from common.errors import RequestError
 from common.events import CLASSIC_TYPES
 from common.lines import Line
 from common.slices import INSTANT_PATTERN, parse_instant
+from common.tokens import Scope, entry_of, new_token, write_entries
 from tests.support.cluster import FIRST, HOUR, Answer
 from tests.support.events import user
 from tests.support.nodes import QUICK, Nodes
@@ -308,6 +309,26 @@ async def test_refusals(nodes: Nodes, shown: dict[str, Any]) -> None:
         assert answer.status == status, (path, answer)
         check(shown, method, path.partition("?")[0], answer)
         read_as(answer.json, BulkProblem if path == "/events" else Problem)
+
+
+async def test_who_may_not_call(tmp_path: Path, shown: dict[str, Any]) -> None:
+    """No token, one for something else, too many requests: each call refuses as the document says, or asks for none."""
+    token = new_token()
+    bearer = {"Authorization": f"Bearer {token}"}
+    write_entries(tmp_path / "tokens.json", [entry_of(token, name="other", scopes=[Scope.ADMIN])])
+    limits = {"per-token": "20/hour", "per-address": "1000/hour"}
+    async with Nodes(tmp_path, workers=1, tokens_file="tokens.json", rate_limits=limits) as nodes:
+        for method, path, operation in operations(shown):
+            asks = operation["security"] != [{}]
+            for headers, status in (({}, 401), (bearer, 403)):
+                answer = await nodes.ask(method.upper(), nodes.api["0"].node.base + path, headers=headers)
+                assert answer.status == (status if asks else 200), (path, answer)
+                check(shown, method, path, answer)
+        for _ in range(20):
+            last = await nodes.get(headers=bearer)
+
+    assert last.status == 429
+    check(shown, "get", "/analytics", last)
 
 
 async def test_methods(nodes: Nodes, shown: dict[str, Any]) -> None:
