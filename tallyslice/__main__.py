@@ -33,6 +33,7 @@ _COMMANDS = {
     "up": _Entry("tallyslice.up:up", "Run a whole cluster on this machine."),
     "status": _Entry("tallyslice.status:status", "Is every node well, and if not, why?"),
     "query": _Entry("tallyslice.query:query", "Ask what is counted."),
+    "watch": _Entry("tallyslice.watch.command:watch", "Watch what is counted, live."),
     "send": _Entry("tallyslice.send.command:send", "Send events: one, or those of a file."),
     "load": _Entry("tallyslice.load.command:load", "Load a cluster, measure it, and check its counts."),
     "check-config": _Entry("tallyslice.check_config:check_config", "Is a cluster file good, and what does it mean?"),

@@ -28,7 +28,8 @@ async def filled(nodes: Nodes) -> None:
 async def copied(nodes: Nodes, tmp_path: Path) -> Path:
     """A copy of the folders of all nodes, made after they stopped."""
     for node in (*nodes.api.values(), *nodes.worker.values()):
-        await node.stop()
+        if node.life is not None:
+            await node.stop()
     copy = tmp_path / "copy"
     shutil.copytree(nodes.folder, copy, ignore=shutil.ignore_patterns("*-lock", "*.sock"))
     return copy
