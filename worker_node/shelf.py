@@ -29,7 +29,7 @@ from common.lmdb_file import DESCRIPTORS, MAP_BYTES, UNUSED_BYTES_MAX, Damaged
 from common.routing import Route
 from common.slices import SliceId
 from common.wire import Held
-from worker_node.key_set import SHIPPED, Merging
+from worker_node.key_set import Merging
 from worker_node.recent_keys import RecentKeys
 from worker_node.slice_store import SliceStore
 
@@ -73,7 +73,7 @@ class Shelf:
         folder: Path,
         open_files_max: int,
         recent: RecentKeys | None = None,
-        merging: Merging = SHIPPED,
+        merging: Merging | None = None,
         map_bytes: int = MAP_BYTES,
     ) -> None:
         self.damaged: set[SliceId] = set()
@@ -83,7 +83,7 @@ class Shelf:
         self._folder = folder
         self._open_files_max = open_files_max
         self._recent = RecentKeys() if recent is None else recent
-        self._merging = merging
+        self._merging = merging or Merging()
         self._map_bytes = map_bytes
         self._open: OrderedDict[SliceId, SliceStore] = OrderedDict()
         self._slices: set[SliceId] = set()

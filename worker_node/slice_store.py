@@ -42,7 +42,7 @@ from common.routing import Route, route_fingerprint
 from common.slices import SliceId
 from common.summaries import Summary
 from common.wire import NO_ID, Held, Outcome
-from worker_node.key_set import RUNS, SHIPPED, Committed, KeySet, Merging
+from worker_node.key_set import RUNS, Committed, KeySet, Merging
 from worker_node.receiver import Decision, Label, NumberedBatch, StreamRecord, decide_labelled, split
 from worker_node.recent_keys import RecentKeys
 
@@ -85,13 +85,14 @@ class SliceStore:
         label: Label,
         held: Held,
         recent: RecentKeys | None = None,
-        merging: Merging = SHIPPED,
+        merging: Merging | None = None,
     ) -> None:
         self.slice = slice_id
         self.label = label
         self.held = held
         self._file = file
         self._recent = RecentKeys(keys_max=0) if recent is None else recent
+        merging = merging or Merging()
         self.users = KeySet(file=file, tree="users", key=USERS_KEY, merging=merging)
         self.ids = KeySet(file=file, tree="ids", key=IDS_KEY, merging=merging)
         if file.txn == 0:
@@ -104,7 +105,7 @@ class SliceStore:
         slice_id: SliceId,
         *,
         recent: RecentKeys | None = None,
-        merging: Merging = SHIPPED,
+        merging: Merging | None = None,
         map_bytes: int = MAP_BYTES,
     ) -> SliceStore | None:
         """Open the file of a slice; None if it never saw a commit, so that it holds nothing.
@@ -141,7 +142,7 @@ class SliceStore:
         position: int,
         key_id: bytes,
         recent: RecentKeys | None = None,
-        merging: Merging = SHIPPED,
+        merging: Merging | None = None,
         map_bytes: int = MAP_BYTES,
     ) -> SliceStore:
         """Make the file of a slice. The label is written together with the first batch."""

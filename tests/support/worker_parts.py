@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.logs import Log
 from worker_node.holdings import Holdings
-from worker_node.key_set import SHIPPED, Merging
+from worker_node.key_set import Merging
 from worker_node.receiver import NumberedBatch
 from worker_node.recent_keys import RecentKeys
 from worker_node.room import Load, Room
@@ -50,7 +50,7 @@ async def writing(
     make_totals: Callable[..., Totals] = Totals,
     open_files_max: int = 2,
     recent: RecentKeys | None = None,
-    merging: Merging = SHIPPED,
+    merging: Merging | None = None,
     space: Space | None = None,
     write_list: Callable[[Totals], WriteList] | None = None,
     log: Log | None = None,

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.lmdb_file import Damaged, Kind, LmdbFile
+from worker_node.key_filter import Filters
 from worker_node.key_set import RUNS, KeySet, Merging
 
 DATABASES = {"users": Kind.SET, RUNS: Kind.MAP}
@@ -85,6 +86,10 @@ def some(count, first=0):
     return set(sorted(ALL)[first : first + count])
 
 
+def keys_of(run):
+    return [run[at : at + 16] for at in range(0, len(run), 16)]
+
+
 def reopened(opened, **given):
     opened.file.close()
     return Opened(opened.file.path, **given)
@@ -132,7 +137,7 @@ def test_many_are_divided_first_and_then_merged_part_by_part(opened):
         opened.add(set(sorted(ALL)[first:40:20]))
 
     opened.merge()
-    parts = sorted(opened.runs().values())
+    parts = sorted(b"".join(sorted(keys_of(run))) for run in opened.runs().values())
 
     assert (opened.in_tree(), opened.keys.weight) == (0, 20)
     assert b"".join(parts) == b"".join(sorted(sorted(ALL)[first] for first in [*range(0, 40, 2)]))
@@ -157,6 +162,43 @@ def test_what_comes_while_parts_are_merged_waits_for_its_turn(opened):
     while opened.keys.weight:
         opened.merge()
     assert opened.members() == opened.in_tree() == 11
+
+
+def test_parts_that_were_left_are_divided_again_and_lose_no_key(opened):
+    """They are not ascending, as runs of commits are."""
+    for first in range(5):
+        opened.add(set(sorted(ALL)[first::5]))
+    opened.merge()
+    again = reopened(opened)
+
+    again.merge()
+
+    assert sorted(key for run in again.runs().values() for key in keys_of(run)) == sorted(ALL)
+    while again.keys.weight:
+        again.merge()
+    assert (again.in_tree(), again.problems()) == (60, [])
+    again.file.close()
+
+
+def random_keys(count):
+    return [struct.pack(">QQ", number, number * 0x9E3779B97F4A7C15 % 2**64) for number in range(count)]
+
+
+def test_a_filter_rules_out_most_of_what_is_new(path):
+    """And nothing that is a member, pending or merged; with one, as without."""
+    found = random_keys(3_000)
+    for filters_max in (0, 1):
+        opened = Opened(path.with_name(f"{filters_max}.mdb"), part_keys=500, filters=Filters(filters_max=filters_max))
+        assert opened.add(found[:1000]) == set(found[:1000])
+        while opened.keys.weight:
+            opened.merge()
+        assert opened.add(found[500:2000]) == set(found[1000:2000])
+        opened.merge()
+        opened.merge()
+        assert opened.add(found) == set(found[2000:])
+        assert opened.add(found) == set()
+        assert opened.problems() == []
+        opened.file.close()
 
 
 def test_a_small_run_counts_for_more_than_it_holds(path):
@@ -199,7 +241,7 @@ def test_who_knows_all_members_is_believed(opened):
 
 
 def test_sets_of_one_file_do_not_mix(opened):
-    other = KeySet(file=opened.file, tree="users", key=b"v")
+    other = KeySet(file=opened.file, tree="users", key=b"v", merging=Merging())
     opened.add(some(2))
 
     assert set(opened.file.write(lambda txn: other.new_among(txn, some(2)))) == some(2)
