@@ -5,31 +5,20 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
-import io
 import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
-from aiohttp import web
 
-from common.edge import Edge
-from common.listener import Runner
-from common.logs import new_log
-from common.metrics import Metrics
-from common.tasks import Tasks
-from dashboard.feed import VIEWERS_MAX, Feed
-from dashboard.routes import DashboardRoutes
+from dashboard.feed import VIEWERS_MAX
 from dashboard.snapshot import Snapshot
 from tests.support.cluster import FIRST, HOUR
 from tests.support.events import CANARY
-from tests.support.live import LiveStream
+from tests.support.live import LiveStream, Stage
 from tests.support.nodes import Nodes, until
 from tests.support.pages import ROOT
-from tests.support.ports import PORTS
 from tests.support.snapshots import snapshot
 
 STATIC = ROOT / "dashboard/static"
@@ -44,9 +33,9 @@ async def seen(live: LiveStream, check: Callable[[dict[str, Any]], bool]) -> dic
     return found
 
 
-def test_what_is_vendored_is_what_it_says() -> None:
+@pytest.mark.parametrize("vendor", [STATIC / "vendor", ROOT / "tests/vendor/axe-core"], ids=lambda path: str(path.name))
+def test_what_is_vendored_is_what_it_says(vendor: Path) -> None:
     """Each file of others has its checksum beside it, with their licence and version."""
-    vendor = STATIC / "vendor"
     lines = [line.split() for line in (vendor / "SHA256SUMS").read_text().splitlines()]
     sums = {name: checksum for checksum, name in lines}
 
@@ -205,39 +194,21 @@ async def test_the_stream_ends_with_the_node(tmp_path: Path) -> None:
         assert int(live.fields["retry"]) > 0
 
 
-@asynccontextmanager
-async def node_of_a_feed(**settings: Any) -> AsyncIterator[tuple[Runner, Feed, int]]:
-    """Nothing but the dashboard's routes, with snapshots of some size; and where they are."""
-    log = new_log("api-0", stream=io.StringIO())
-    app = web.Application(middlewares=[Edge(metrics=Metrics(), log=log).middleware])
-    port = PORTS.take()
-    problems = ["x" * 1000] * 64
+LARGE = snapshot(problems=["x" * 1000] * 64)
 
-    async def collect() -> Snapshot:
-        told = snapshot()
-        return msgspec.structs.replace(told, node=msgspec.structs.replace(told.node, problems=problems))
 
-    async with Tasks(log=log) as tasks:
-        feed = Feed(collect=collect, tasks=tasks, log=log, tick_seconds=0.01, **settings)
-        DashboardRoutes(feed=feed).add_to(app)
-        runner = Runner(app)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, "127.0.0.1", port).start()
-            yield runner, feed, port
-        finally:
-            await runner.cleanup()
-            PORTS.give_back(port)
+async def large() -> Snapshot:
+    return LARGE
 
 
 async def test_the_stream_ends_where_a_node_begins_to_leave() -> None:
     """A process that is replaced waits until its connections have ended: viewers need not be waited for."""
-    async with node_of_a_feed() as (runner, _, port), LiveStream(f"http://127.0.0.1:{port}") as live:
+    async with Stage(large) as stage, LiveStream(stage.base) as live:
         await live.snapshot()
-        runner.leave()
+        stage.runner.leave()
         while await live.event() is not None:
             pass
-        async with LiveStream(f"http://127.0.0.1:{port}") as late:
+        async with LiveStream(stage.base) as late:
             status, retry = late.answer.status, late.answer.headers["Retry-After"]
 
         assert live.fields["event"] == "leave"
@@ -246,8 +217,9 @@ async def test_the_stream_ends_where_a_node_begins_to_leave() -> None:
 
 async def test_a_viewer_who_does_not_read_is_dropped() -> None:
     """However large the buffers of its own kernel are: ours are small on purpose. Its connection is cut."""
-    async with node_of_a_feed(slow_seconds=0.2) as (_, feed, port):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+    async with Stage(large, tick_seconds=0.01, slow_seconds=0.2) as stage:
+        feed = stage.feed
+        reader, writer = await asyncio.open_connection("127.0.0.1", stage.port, limit=1024)
         writer.write(b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n")
         await until(lambda: feed.dropped == 1, seconds=30)
 

@@ -1,11 +1,57 @@
-"""A viewer of the dashboard without a browser."""
+"""The dashboard with snapshots that a test makes, and a viewer of it without a browser."""
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any, Self
 
 import aiohttp
+from aiohttp import web
+
+from common.edge import Edge
+from common.listener import Runner
+from common.logs import new_log
+from common.metrics import Metrics
+from common.tasks import Tasks
+from dashboard.feed import Feed
+from dashboard.routes import DashboardRoutes
+from dashboard.snapshot import Snapshot
+from tests.support.ports import PORTS
+
+
+class Stage:
+    """An async context manager: a server of nothing but the dashboard.
+
+    Args:
+        collect: makes the snapshots.
+        settings: of the feed.
+    """
+
+    def __init__(self, collect: Callable[[], Awaitable[Snapshot]], **settings: Any) -> None:
+        self._collect = collect
+        self._settings = settings
+        self._life = AsyncExitStack()
+        self.port = PORTS.take()
+        self.base = f"http://127.0.0.1:{self.port}"
+
+    async def __aenter__(self) -> Self:
+        log = new_log("api-0", stream=io.StringIO())
+        tasks = await self._life.enter_async_context(Tasks(log=log))
+        self.feed = Feed(collect=self._collect, tasks=tasks, log=log, **self._settings)
+        app = web.Application(middlewares=[Edge(metrics=Metrics(), log=log).middleware])
+        DashboardRoutes(feed=self.feed).add_to(app)
+        self.runner = Runner(app)
+        self._life.push_async_callback(self.runner.cleanup)
+        await self.runner.setup()
+        await web.TCPSite(self.runner, "127.0.0.1", self.port).start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._life.aclose()
+        PORTS.give_back(self.port)
 
 
 class LiveStream:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
 
 from dashboard.snapshot import Cluster, Node, Past, Snapshot
 
 
-def snapshot(at: int = 0) -> Snapshot:
-    """One that shows nothing, and when."""
-    return Snapshot(
+def snapshot(at: int = 0, *, problems: Sequence[str] = (), **shown: Any) -> Snapshot:
+    """One that shows nothing but when it was made, and what is given."""
+    plain = Snapshot(
         at=at,
         current=None,
         past=Past(),
@@ -24,12 +28,13 @@ def snapshot(at: int = 0) -> Snapshot:
             spool_bytes=0,
             spool_age_seconds=0,
             viewers=0,
-            problems=(),
+            problems=problems,
         ),
         cluster=Cluster(
             id=None, first=None, slice_seconds=60, registry="0", claims=0, version="v", settled=(), refused=None
         ),
     )
+    return msgspec.structs.replace(plain, **shown)
 
 
 class Source:
