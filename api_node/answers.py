@@ -18,6 +18,7 @@ from common.wire import Pins, SettledRoute
 
 Count = Annotated[int, Meta(ge=0)]
 Instant = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+RequestId = Annotated[str, Meta(pattern="^[A-Za-z0-9_.-]{1,64}$")]
 Url = Annotated[str, Meta(extra_json_schema={"format": "uri"})]
 
 
@@ -30,6 +31,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
         status: the HTTP status.
         detail: what happened this time; begins with the field, where one is to blame.
         field: the field that is to blame, if one is.
+        request_id: of the request, in the log too; there if the fault is ours (5xx).
     """
 
     type: Annotated[str, Meta(pattern="^urn:tallyslice:problem:[a-z-]+$")]
@@ -37,6 +39,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     status: Annotated[int, Meta(ge=400, le=599)]
     detail: str
     field: str | UnsetType = UNSET
+    request_id: RequestId | UnsetType = UNSET
 
 
 class BulkProblem(Problem, frozen=True, kw_only=True):
@@ -48,6 +51,7 @@ class BulkProblem(Problem, frozen=True, kw_only=True):
         status: the HTTP status.
         detail: what happened this time; begins with the field, where one is to blame.
         field: the field that is to blame, if one is.
+        request_id: of the request, in the log too; there if the fault is ours (5xx).
         accepted: 0.
         repeated: 0, or null where that cannot be known.
         rejected: how many are among the errors.

@@ -237,7 +237,7 @@ class ApiNode:
             spooled=self._room.events_by_slice,
             now=now,
         ).add_to(self.app, edge)
-        EventsRoutes(intake=self._intake).add_to(self.app)
+        EventsRoutes(intake=self._intake, edge=edge).add_to(self.app)
         ClusterRoutes(
             config=self._running,
             token=lambda: self._token,
@@ -445,7 +445,7 @@ async def run_node(
     """
     config = load_node_config(arguments)
     share = None if arguments.share is None else msgspec.json.decode(arguments.share, type=Share)
-    log = new_log(f"api-{arguments.node}")
+    log = new_log(f"api-{arguments.node}", form=arguments.log_form)
     if share is not None:
         log = log.bind(process=share.process)
     if config.internal_token_file is None and not is_loopback(config.api_nodes[arguments.node]):

@@ -308,6 +308,7 @@ class Delivery:
                 verdicts = sender.answered(flight, reply.receipts, loop.time())
             except (PeerError, WireError) as error:
                 sender.failed(flight)
+                self._tell_failed(error)
                 self.was_silent("delivery", started, error)
                 backoff = await self._back_off(sender, backoff)
                 continue
@@ -400,8 +401,9 @@ class Delivery:
                 try:
                     reply = await self._send(sender.stream, flight, spooled=True, seconds=self._away_seconds)
                     await drain.answered(sender, flight, reply.receipts, loop.time())
-                except (PeerError, WireError):
+                except (PeerError, WireError) as error:
                     sender.failed(flight)
+                    self._tell_failed(error)
                     await asyncio.sleep(jittered(backoff))
                     backoff = min(backoff * 2, BACKOFF_MOST_SECONDS)
                     continue
@@ -415,6 +417,11 @@ class Delivery:
         finally:
             self._drains.discard(drain)
         self.drain_spools()
+
+    def _tell_failed(self, error: PeerError | WireError) -> None:
+        """Name an envelope that the worker answered, though not with receipts: its log knows the rest."""
+        if isinstance(error, PeerError) and error.answered:
+            self._log.warning("delivery_failed", request_id=error.request_id, error=error)
 
     def _still_silent(self, what: str, since: float) -> None:
         if self._silent.get(what) == since:

@@ -17,10 +17,11 @@ import msgspec
 
 from api_node.exchange import NoConnection, TooLong
 from common import wire
-from common.errors import PeerAway, PeerRefuses, WireError
+from common.errors import PeerAway, PeerError, PeerRefuses, WireError
+from common.request_ids import HEADER, draw_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from api_node.exchange import Exchange
 
@@ -73,9 +74,16 @@ class Peer:
         """In words: ``worker 1 (http://10.0.0.7:9000/worker)``."""
         return self.url if self._name is None else f"{self._name} ({self.url})"
 
-    async def post_packed(self, path: str, message: msgspec.Struct, kind: type[T], *, seconds: float) -> T:
-        """POST a message as msgpack, and read the answer as msgpack."""
-        body = await self._call("POST", path, wire.encode(message), wire.MEDIA_TYPE, seconds)
+    async def post_packed(
+        self, path: str, message: msgspec.Struct, kind: type[T], *, seconds: float, request_id: str | None = None
+    ) -> T:
+        """POST a message as msgpack, and read the answer as msgpack; in the worker's log under an id, if it fails."""
+        name = request_id or draw_id()
+        try:
+            body = await self._call("POST", path, wire.encode(message), wire.MEDIA_TYPE, seconds, more={HEADER: name})
+        except PeerError as error:
+            error.request_id = name
+            raise
         return wire.decode(body, kind)
 
     async def post_json(self, path: str, message: msgspec.Struct, kind: type[T], *, seconds: float) -> T:
@@ -93,9 +101,16 @@ class Peer:
         return await self._call("GET", path, None, None, seconds)
 
     async def _call(
-        self, method: str, path: str, body: bytes | None, content_type: str | None, seconds: float
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        content_type: str | None,
+        seconds: float,
+        *,
+        more: Mapping[str, str] = {},
     ) -> bytes:
-        headers = {} if content_type is None else {"Content-Type": content_type}
+        headers = {**more} if content_type is None else {"Content-Type": content_type, **more}
         if (token := self._token()) is not None:
             headers["Authorization"] = f"Bearer {token}"
         try:
@@ -115,11 +130,12 @@ class Peer:
         if status == HTTPStatus.OK:
             return content
         problem = _problem(content)
-        if status in _AWAY:
-            message = f"{self} answers {status}: {problem.detail}"
-            raise PeerAway(message)
         message = f"{self} answers {status}: {problem.detail}"
-        raise PeerRefuses(message, slug=problem.type.rpartition(":")[2])
+        refusal: PeerError = PeerRefuses(message, slug=problem.type.rpartition(":")[2])
+        if status in _AWAY:
+            refusal = PeerAway(message)
+        refusal.answered = True
+        raise refusal
 
     async def _ask(self, method: str, url: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
         async with self._session.request(

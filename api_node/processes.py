@@ -96,7 +96,7 @@ class Processes:
     def __init__(self, arguments: NodeArguments) -> None:
         self.worst = 0
         self._arguments = arguments
-        self._log: Log = new_log(f"api-{arguments.node}")
+        self._log: Log = new_log(f"api-{arguments.node}", form=arguments.log_form)
         self._folder = ""
         self._listeners: list[Listeners] = []
         # Those that serve, by number; and all that there are, with those that come and go.
@@ -214,7 +214,8 @@ class Processes:
         )
         command = [
             sys.executable, "-m", "api_node", self._arguments.node, str(self._arguments.cluster_file),
-            "--data", str(self._arguments.data), "--share", msgspec.json.encode(share).decode(),
+            "--data", str(self._arguments.data), "--log-format", self._arguments.log_form,
+            "--share", msgspec.json.encode(share).decode(),
         ]  # fmt: skip
         try:
             with theirs:

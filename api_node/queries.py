@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from common import summaries
 from common.errors import NoAnswer, NotTaken, PeerAway, PeerError, WireError
+from common.request_ids import brought_id, draw_id
 from common.routing import proposed_route
 from common.summaries import Summary
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable, Iterator
+    from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping
 
     from api_node.membership import Membership
     from api_node.node_metrics import ApiMetrics
@@ -78,8 +79,15 @@ class Queries:
         self._from_cache = metrics.summaries.labels("cache")
         self._under_way: dict[Hashable, asyncio.Future[object]] = {}
 
-    async def summary(self, slice_id: SliceId, *, partial: bool = False) -> Summary:
+    async def summary(
+        self, slice_id: SliceId, *, partial: bool = False, asker: Mapping[str, str] | None = None
+    ) -> Summary:
         """What the cluster knows of a slice.
+
+        Args:
+            slice_id: which.
+            partial: whether a part of the answer will do.
+            asker: the head of the request that asks, if workers are to be asked as what it may be named there.
 
         Raises:
             NoAnswer: a worker, or the registry, does not answer in time.
@@ -89,7 +97,7 @@ class Queries:
             return Summary(slice=slice_id)
         if (cached := self._cached(route, slice_id)) is not None:
             return summaries.add(slice_id, [held.summary for held in cached])
-        parts = await self._parts(route, slice_id, partial=partial)
+        parts = await self._parts(route, slice_id, partial=partial, asker=asker)
         answered = [part.summary for part in parts if part.summary is not None]
         return summaries.add(slice_id, answered, all_answered=len(answered) == len(parts))
 
@@ -98,7 +106,9 @@ class Queries:
         route = self._routes.known(slice_id)
         return None if route is None else self._cached(route, slice_id)
 
-    async def per_worker(self, slice_id: SliceId, *, partial: bool = False) -> list[WorkerSummary]:
+    async def per_worker(
+        self, slice_id: SliceId, *, partial: bool = False, asker: Mapping[str, str] | None = None
+    ) -> list[WorkerSummary]:
         """What each worker knows of a slice, in route order; if it is not settled, zeros of the proposed route.
 
         Raises:
@@ -111,9 +121,11 @@ class Queries:
                 WorkerSummary(worker=worker, url=config.worker_nodes[worker], summary=Summary(slice=slice_id))
                 for worker in proposed_route(config.routing, slice_id)
             ]
-        return await self._parts(route, slice_id, partial=partial)
+        return await self._parts(route, slice_id, partial=partial, asker=asker)
 
-    async def all_slices(self, until: SliceId, *, partial: bool = False) -> tuple[list[Summary], bool]:
+    async def all_slices(
+        self, until: SliceId, *, partial: bool = False, asker: Mapping[str, str] | None = None
+    ) -> tuple[list[Summary], bool]:
         """What the cluster knows of every slice that holds data, ascending, up to one.
 
         Returns:
@@ -124,7 +136,10 @@ class Queries:
             NoAnswer: a worker does not answer in time.
         """
         links = list(self._workers.links.values())
-        asked = (self._try(self._all_of(link, until, self._patience(link, partial=partial)), partial) for link in links)
+        name = brought_id(asker) or draw_id()
+        asked = (
+            self._try(self._all_of(link, until, self._patience(link, partial=partial), name), partial) for link in links
+        )
         with self._waiting():
             found = await asyncio.gather(*asked)
         # Asked when they have answered: the registry's worker is among them, so by now this node has heard of every
@@ -183,7 +198,9 @@ class Queries:
         self._from_cache.inc(len(found))
         return found
 
-    async def _parts(self, route: Route, slice_id: SliceId, *, partial: bool) -> list[WorkerSummary]:
+    async def _parts(
+        self, route: Route, slice_id: SliceId, *, partial: bool, asker: Mapping[str, str] | None
+    ) -> list[WorkerSummary]:
         links = [self._link(worker, partial=partial) for worker in route]
         # Cached summaries need neither a task nor a turn of the loop.
         found: list[Summary | None] = []
@@ -197,8 +214,10 @@ class Queries:
                 wanted.append(link)
         self._from_cache.inc(sum(summary is not None for summary in found))
         if missing:
+            name = brought_id(asker) or draw_id()
             asked = (
-                self._try(self._one(link, slice_id, self._patience(link, partial=partial)), partial) for link in wanted
+                self._try(self._one(link, slice_id, self._patience(link, partial=partial), name), partial)
+                for link in wanted
             )
             with self._waiting():
                 answers = await asyncio.gather(*asked)
@@ -230,18 +249,18 @@ class Queries:
                 return None
             raise
 
-    async def _one(self, link: WorkerLink, slice_id: SliceId, seconds: float) -> Summary:
+    async def _one(self, link: WorkerLink, slice_id: SliceId, seconds: float, name: str) -> Summary:
         async def ask() -> Held:
             watcher = link.cache.watch(slice_id)
             try:
-                answer = await link.ask((slice_id,))
+                answer = await link.ask((slice_id,), request_id=name)
                 return link.cache.answered(watcher, slice_id, answer.get(slice_id))
             finally:
                 link.cache.drop(watcher)
 
-        return (await self._persist(link, (link.worker, slice_id), ask, seconds)).summary
+        return (await self._persist(link, (link.worker, slice_id), ask, seconds, name)).summary
 
-    async def _all_of(self, link: WorkerLink, until: SliceId, seconds: float) -> dict[SliceId, Held]:
+    async def _all_of(self, link: WorkerLink, until: SliceId, seconds: float, name: str) -> dict[SliceId, Held]:
         if (known := link.cache.get_all(until)) is not None:
             self._metrics.summaries.labels("cache").inc()
             return known
@@ -249,13 +268,15 @@ class Queries:
         async def ask() -> dict[SliceId, Held]:
             watcher = link.cache.watch(None)
             try:
-                return link.cache.answered_all(watcher, until, await link.ask_all(until))
+                return link.cache.answered_all(watcher, until, await link.ask_all(until, request_id=name))
             finally:
                 link.cache.drop(watcher)
 
-        return await self._persist(link, (link.worker, "all", until), ask, seconds)
+        return await self._persist(link, (link.worker, "all", until), ask, seconds, name)
 
-    async def _persist(self, link: WorkerLink, key: Hashable, ask: Callable[[], Awaitable[T]], seconds: float) -> T:
+    async def _persist(
+        self, link: WorkerLink, key: Hashable, ask: Callable[[], Awaitable[T]], seconds: float, name: str
+    ) -> T:
         """The answer, asking again and again for so many seconds."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
@@ -268,12 +289,15 @@ class Queries:
                 reason = link.trouble or "no answer in time"
             except (PeerError, WireError) as error:
                 reason = str(error)
+                if isinstance(error, PeerError) and error.answered and error.request_id != name:
+                    reason += f" (asked as {error.request_id})"  # by another who asked the same before
                 if isinstance(error, PeerAway) and loop.time() + pause < deadline:
                     await asyncio.sleep(pause)
                     pause = min(pause * 2, RETRY_MOST_SECONDS)
                     continue
-            message = f"worker {link.worker} does not answer: {reason}"
-            raise NoAnswer(message)
+            no_answer = NoAnswer(f"worker {link.worker} does not answer: {reason}")
+            no_answer.request_id = name
+            raise no_answer
 
     async def _shared(self, key: Hashable, ask: Callable[[], Awaitable[T]]) -> T:
         """Join the question under way, or begin it."""

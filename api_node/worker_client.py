@@ -128,21 +128,23 @@ class WorkerLink:
             raise NotTaken(self.refusal)
         return self.delivery.extend(slice_id, route, key_id, events)
 
-    async def ask(self, slices: Sequence[SliceId], *, seconds: float = QUESTION_SECONDS) -> dict[SliceId, Held]:
+    async def ask(
+        self, slices: Sequence[SliceId], *, seconds: float = QUESTION_SECONDS, request_id: str | None = None
+    ) -> dict[SliceId, Held]:
         """The worker's summaries of the slices; what it holds nothing of is not in the answer.
 
         Raises:
             PeerError: no answer.
             WireError: an answer that is none.
         """
-        held, unreadable = await self.look(slices, seconds=seconds)
+        held, unreadable = await self.look(slices, seconds=seconds, request_id=request_id)
         if unreadable:
             message = f"worker {self.worker} cannot read slice {unreadable[0]}"
             raise PeerRefuses(message, slug="quarantined")
         return held
 
     async def look(
-        self, slices: Sequence[SliceId], *, seconds: float = QUESTION_SECONDS
+        self, slices: Sequence[SliceId], *, seconds: float = QUESTION_SECONDS, request_id: str | None = None
     ) -> tuple[dict[SliceId, Held], tuple[SliceId, ...]]:
         """The same, and which of the slices the worker cannot read.
 
@@ -150,10 +152,12 @@ class WorkerLink:
             PeerError: no answer.
             WireError: an answer that is none.
         """
-        answer = await self._question(seconds, slices=tuple(slices))
+        answer = await self._question(seconds, slices=tuple(slices), request_id=request_id)
         return {held.summary.slice: held for held in answer.held}, answer.unreadable
 
-    async def ask_all(self, until: SliceId, *, seconds: float = QUESTION_SECONDS) -> list[Held]:
+    async def ask_all(
+        self, until: SliceId, *, seconds: float = QUESTION_SECONDS, request_id: str | None = None
+    ) -> list[Held]:
         """The worker's summaries of all slices up to one.
 
         Raises:
@@ -163,7 +167,7 @@ class WorkerLink:
         found: list[Held] = []
         after: SliceId | None = None
         while True:
-            answer = await self._question(seconds, until=until, after=after)
+            answer = await self._question(seconds, until=until, after=after, request_id=request_id)
             if answer.unreadable:
                 message = f"worker {self.worker} cannot read slice {answer.unreadable[0]}"
                 raise PeerRefuses(message, slug="quarantined")
@@ -328,6 +332,7 @@ class WorkerLink:
         slices: tuple[SliceId, ...] | None = None,
         after: SliceId | None = None,
         until: SliceId | None = None,
+        request_id: str | None = None,
     ) -> Answer:
         try:
             # Around both: to join takes calls of its own, and others may be waiting for their turn to try.
@@ -341,7 +346,9 @@ class WorkerLink:
                     after=after,
                     until=until,
                 )
-                answer = await self.peer.post_packed("/summaries", question, Answer, seconds=seconds)
+                answer = await self.peer.post_packed(
+                    "/summaries", question, Answer, seconds=seconds, request_id=request_id
+                )
         except TimeoutError as error:
             away = PeerAway(f"{self.peer.url} did not answer within {seconds:g} s")
             self._failed(away)

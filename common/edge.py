@@ -16,6 +16,7 @@ from common.errors import Malformed, NotHere, RequestError, TooLarge, WireError
 from common.hot import is_quick, with_headers
 from common.lane import PlainRoute
 from common.problems import MethodNotAllowed, OtherProblem, problem_response
+from common.request_ids import brought_id, draw_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 ENDLESS = web.RequestKey("endless", bool)
 """Set by a handler whose answer lasts as long as its client likes: it is counted, and not timed."""
 
+_DEFECT = RequestError("an unexpected error; the log of the node says where")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 
@@ -79,7 +81,7 @@ class Edge:
                 response: web.StreamResponse = asked
             else:
                 scope = None if resource is None else self._scope_of(method, route)
-                response = await self._answer(request, handler, scope)
+                response = await self._answer(request, handler, scope, route)
             if is_quick(response):
                 response = self._for_pages(request, response)
             self._note(method, route, response.status, None if ENDLESS in request else started)
@@ -97,7 +99,7 @@ class Edge:
 
         async def edge(request: web.Request) -> Any:  # noqa: ANN401 - an Answer, or a response
             started = time.perf_counter()
-            response = await self._answer(request, handler, scope)
+            response = await self._answer(request, handler, scope, route)
             response = self._for_pages(request, response)
             self._note(method, route, response.status, started)
             return response
@@ -112,7 +114,7 @@ class Edge:
             access=access,
             admit=lambda head, owner: self._admit_plain(head, owner, scope),
             handler=handler,
-            problem=self._problem,
+            problem=lambda error: self.problem(error, route=route),
             note=lambda status, started: self._note(method, route, status, started),
         )
 
@@ -154,7 +156,7 @@ class Edge:
         headers = self._access.cors.preflight(request.headers.get("Origin"), error.allowed_methods)
         return web.Response(status=HTTPStatus.NO_CONTENT, headers=headers)
 
-    async def _answer(self, request: web.Request, handler: HotHandler, scope: Scope | None) -> Any:  # noqa: ANN401 - likewise
+    async def _answer(self, request: web.Request, handler: HotHandler, scope: Scope | None, route: str) -> Any:  # noqa: ANN401 - likewise
         has_body = request.body_exists
         if has_body:
             request[BODIES] = self._bodies
@@ -163,28 +165,34 @@ class Edge:
                 self._admit(request, scope)
             return await handler(request)
         except Exception as error:  # noqa: BLE001 - the request edge: a defect must not end a connection unexplained
-            return self._problem(error)
+            return self.problem(error, route=route, request=request)
         finally:
             if has_body:
                 self._bodies.release(request)
 
-    def _problem(self, error: Exception) -> web.Response:  # noqa: PLR0911 - a table of errors
-        if isinstance(error, RequestError):
-            return problem_response(error)
-        if isinstance(error, WireError):
-            return problem_response(Malformed(str(error)))
-        if isinstance(error, web.HTTPRequestEntityTooLarge):
-            return problem_response(TooLarge("the body is over its bound"))
-        if isinstance(error, web.HTTPNotFound):
-            return problem_response(NotHere("no such path"))
+    def problem(
+        self, error: Exception, *, route: str, request: web.Request | None = None, **members: object
+    ) -> web.Response:
+        """What is answered to an error; what is our fault is told to the log.
+
+        Args:
+            error: whatever kept the request from being answered.
+            route: the template.
+            request: None if it is a plain one, which brings no id.
+            members: more to tell.
+        """
+        told = _as_request_error(error)
+        request_id = brought_id(None if request is None else request.headers) or told.request_id or draw_id()
+        if told is _DEFECT:
+            self._log.error("request_failed", route=route, request_id=request_id, error=error)
+        elif told.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            self._log.warning(
+                "request_unavailable", route=route, request_id=request_id, problem=told.slug, detail=told.detail
+            )
+        answer = problem_response(told, request_id=request_id, **members)
         if isinstance(error, web.HTTPMethodNotAllowed):
-            answer = problem_response(MethodNotAllowed(f"allowed here: {', '.join(sorted(error.allowed_methods))}"))
             answer.headers["Allow"] = error.headers["Allow"]
-            return answer
-        if isinstance(error, web.HTTPException):
-            return problem_response(OtherProblem.of(error.status))
-        self._log.error("request_failed", error=error)
-        return problem_response(RequestError("an unexpected error; the log of the node says where"))
+        return answer
 
     def _note(self, method: str, route: str, status: int, started: float | None) -> None:
         counter = self._counters.get((method, route, status))
@@ -197,3 +205,22 @@ class Edge:
         if timer is None:
             timer = self._timers[method, route] = self._metrics.request_seconds.labels(method, route)
         timer.observe(time.perf_counter() - started)
+
+
+def _as_request_error(error: Exception) -> RequestError:
+    """The same in our own words; ``_DEFECT`` where there are none."""
+    if isinstance(error, RequestError):
+        found = error
+    elif isinstance(error, WireError):
+        found = Malformed(str(error))
+    elif isinstance(error, web.HTTPRequestEntityTooLarge):
+        found = TooLarge("the body is over its bound")
+    elif isinstance(error, web.HTTPNotFound):
+        found = NotHere("no such path")
+    elif isinstance(error, web.HTTPMethodNotAllowed):
+        found = MethodNotAllowed(f"allowed here: {', '.join(sorted(error.allowed_methods))}")
+    elif isinstance(error, web.HTTPException):
+        found = OtherProblem.of(error.status)
+    else:
+        found = _DEFECT
+    return found

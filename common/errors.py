@@ -61,8 +61,10 @@ class RequestError(TallysliceError):
         field: the name of the offending field, where there is one.
         retry_after_seconds: when trying again makes sense, where it does.
         headers: what else the head of the answer says.
+        request_id: what workers were asked as, if any were for a request that has no other id.
     """
 
+    request_id: str | None = None
     status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
     slug: ClassVar[str] = "internal"
     title: ClassVar[str] = "Something went wrong here"
@@ -236,7 +238,15 @@ class WireError(TallysliceError):
 
 
 class PeerError(TallysliceError):
-    """A call to another node did not get the answer that it asked for."""
+    """A call to another node did not get the answer that it asked for.
+
+    Attributes:
+        request_id: what the call was named, in the other node's log too.
+        answered: whether the other node gave an answer, so that its log may say more.
+    """
+
+    request_id: str | None = None
+    answered: bool = False
 
 
 class PeerAway(PeerError):

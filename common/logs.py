@@ -1,4 +1,4 @@
-"""Logs: one line per event of interest, as ``key=value`` pairs on standard error; none per request.
+"""Logs: one line per event of interest on standard error, as ``key=value`` pairs or as JSON; none per request.
 
 Privacy comes before comfort: an exception is shown as its type and the places it went through. Its message may quote
 what somebody sent, so only the messages of our own errors are shown, and these never do.
@@ -10,8 +10,9 @@ import logging
 import sys
 import time
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
 import structlog
 
 from common.errors import TallysliceError
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
     from typing import TextIO
 
+Form = Literal["logfmt", "json"]
+FORMS: tuple[Form, ...] = ("logfmt", "json")
 Log = structlog.typing.FilteringBoundLogger
 # Of one event: a burst that tells a person everything, and ten a second when something fails all the time.
 LINES_A_MINUTE_MAX = 600
@@ -28,7 +31,9 @@ _MINUTE = 60.0
 _FRAMES = 4  # the innermost ones tell where, the rest is the event loop
 
 
-def new_log(node: str, *, stream: TextIO | None = None, now: Callable[[], float] = time.monotonic) -> Log:
+def new_log(
+    node: str, *, form: Form = "logfmt", stream: TextIO | None = None, now: Callable[[], float] = time.monotonic
+) -> Log:
     """A log whose lines name the node, such as ``api-0`` or ``worker-3``."""
     log: Log = structlog.wrap_logger(
         structlog.PrintLogger(file=stream or sys.stderr),
@@ -37,7 +42,7 @@ def new_log(node: str, *, stream: TextIO | None = None, now: Callable[[], float]
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _plain_errors,
-            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "node", "event"], bool_as_flag=False),
+            _FORMS[form],
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         node=node,
@@ -66,6 +71,18 @@ def quiet_library_logger() -> logging.Logger:
     logger.addHandler(logging.NullHandler())
     logger.propagate = False
     return logger
+
+
+def _as_json(_: object, __: str, line: MutableMapping[str, Any]) -> str:
+    first = {key: line.pop(key) for key in _FIRST}
+    return msgspec.json.encode({**first, **line}, enc_hook=str).decode()
+
+
+_FIRST = ["timestamp", "level", "node", "event"]
+_FORMS: dict[Form, structlog.typing.Processor] = {
+    "logfmt": structlog.processors.LogfmtRenderer(key_order=_FIRST, bool_as_flag=False),
+    "json": _as_json,
+}
 
 
 class _Rate:

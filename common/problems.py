@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from common.errors import RequestError
+from common.request_ids import HEADER, draw_id
 
 PROBLEM_TYPE = "application/problem+json"
 
@@ -49,8 +50,15 @@ def problem_type(error: RequestError | type[RequestError]) -> str:
     return f"urn:tallyslice:problem:{error.slug}"
 
 
-def problem_response(error: RequestError, **members: object) -> web.Response:
-    """The error as RFC 9457 has it, with extension members behind the standard ones."""
+def problem_response(error: RequestError, *, request_id: str | None = None, **members: object) -> web.Response:
+    """The error as RFC 9457 has it, with extension members behind the standard ones.
+
+    Args:
+        error: what to tell.
+        request_id: of the request; drawn if None.
+        members: more to tell.
+    """
+    request_id = request_id or error.request_id or draw_id()
     body: dict[str, Any] = {
         "type": problem_type(error),
         "title": error.title,
@@ -60,7 +68,9 @@ def problem_response(error: RequestError, **members: object) -> web.Response:
     if error.field is not None:
         body["field"] = error.field
     body.update(members)
-    headers = dict(error.headers)
+    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        body["request_id"] = request_id  # our fault, so the log has a line about it
+    headers = {**error.headers, HEADER: request_id}
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)
     if error.status == HTTPStatus.UNAUTHORIZED:

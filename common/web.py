@@ -35,7 +35,7 @@ from common.errors import (
 )
 from common.last_call import last_call
 from common.listener import METRICS, Runner, raise_descriptors
-from common.logs import Log
+from common.logs import FORMS, Form, Log
 from common.supervisor import LEAVING, LISTENING, tell_supervisor
 
 if TYPE_CHECKING:
@@ -182,6 +182,7 @@ class NodeArguments:
     cluster_file: Path
     data: Path
     processes: int = 1
+    log_form: Form = "logfmt"
     share: str | None = None  # of an API node of several processes: what one of them is told by its parent
 
 
@@ -201,6 +202,10 @@ def read_arguments(kind: str, arguments: Sequence[str] | None = None) -> NodeArg
         help="the cluster file (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--data", metavar="DIR", type=Path, help=f"the data folder (default: data/{kind}-ID)")
+    parser.add_argument(
+        "--log-format", dest="log_form", choices=FORMS, default=FORMS[0],
+        help="how lines of the log are written (default: %(default)s)",
+    )  # fmt: skip
     if kind == "api":
         parser.add_argument(
             "--processes", metavar="N", type=_processes, default=1,
@@ -211,6 +216,7 @@ def read_arguments(kind: str, arguments: Sequence[str] | None = None) -> NodeArg
     return NodeArguments(
         node=found.node,
         cluster_file=found.cluster_file,
+        log_form=found.log_form,
         data=found.data or Path("data") / f"{kind}-{found.node}",
         processes=found.processes if kind == "api" else 1,
         share=found.share if kind == "api" else None,

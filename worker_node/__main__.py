@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from common.errors import EXIT_USAGE
+from common.logs import FORMS, Form
 from common.routing import WorkerId
 from common.web import run_process
 from worker_node.app import Place, run
@@ -22,10 +23,18 @@ from worker_node.app import Place, run
     type=click.Path(path_type=Path),
     help="The data directory; data/worker-ID in the working directory by default.",
 )
-def command(worker_id: str, cluster_file: Path, data: Path | None) -> int:
+@click.option(
+    "--log-format",
+    "log_form",
+    type=click.Choice(FORMS),
+    default=FORMS[0],
+    show_default=True,
+    help="How lines of the log are written.",
+)
+def command(worker_id: str, cluster_file: Path, data: Path | None, log_form: Form) -> int:
     """Run worker ID of the cluster that CLUSTER_FILE (etc/cluster.json by default) describes."""
     folder = data if data is not None else Path("data") / f"worker-{worker_id}"
-    place = Place(worker=WorkerId(worker_id), cluster_file=cluster_file, folder=folder.absolute())
+    place = Place(worker=WorkerId(worker_id), cluster_file=cluster_file, folder=folder.absolute(), log_form=log_form)
     return run_process(partial(run, place))
 
 

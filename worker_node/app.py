@@ -30,7 +30,7 @@ from common.config import ClusterConfig, is_loopback, load_config, load_token
 from common.edge import Edge
 from common.errors import ConfigRefused, InputOutputFailed
 from common.judge import Verdict, judge
-from common.logs import Log, new_log
+from common.logs import Form, Log, new_log
 from common.routing import WorkerId
 from common.slices import Micros
 from common.tasks import Tasks
@@ -65,11 +65,13 @@ class Place:
         worker: its id.
         cluster_file: the config.
         folder: the data directory.
+        log_form: how lines of the log are written.
     """
 
     worker: WorkerId
     cluster_file: Path
     folder: Path
+    log_form: Form = "logfmt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +219,7 @@ async def open_worker(
 
 async def run(place: Place, stop: asyncio.Event, *, parts: Parts = Parts()) -> None:
     """Run a worker until ``stop`` is set."""
-    log = new_log(f"worker-{place.worker}")
+    log = new_log(f"worker-{place.worker}", form=place.log_form)
 
     def fail(error: BaseException) -> None:
         log.error("data_directory_failed", error=error)

@@ -173,7 +173,7 @@ def _problem(kinds: list[Kind], body: str = "Problem") -> Schema:
     }.get(status, [])
     return {
         "description": "; ".join(f"`{kind.slug}`: {kind.title}" for kind in kinds),
-        **({"headers": {name: _header(name) for name in names}} if names else {}),
+        "headers": {name: _header(name) for name in (*names, "X-Request-Id")},
         "content": {
             PROBLEM: {
                 "schema": {

@@ -123,6 +123,12 @@ HEADERS: dict[str, Schema] = {
         "required": True,
         "schema": {"type": "integer", "minimum": 0},
     },
+    "X-Request-Id": {
+        "description": "The id that the request brought, or one that was drawn: of the log's line about it, if the "
+        "fault is ours.",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,64}$"},
+    },
     "RateLimit-Policy": {
         "description": "How often the token, or the address, may call: q requests in w seconds.",
         "required": True,

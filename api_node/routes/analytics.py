@@ -71,6 +71,7 @@ class AnalyticsRoutes:
         self._queries = queries
         self._spooled = spooled
         self._now = now
+        self._post_problem: Callable[[RequestError], web.StreamResponse] = problem_response
         # What was answered, and from which summaries of the workers: the same objects make the same answer.
         self._answers: LRUCache[tuple[_Wish, str | None], tuple[list[Held], web.StreamResponse]] = LRUCache(
             maxsize=ANSWERS_MAX
@@ -89,7 +90,8 @@ class AnalyticsRoutes:
         hot.add("GET", "/analytics", edge.hot("GET", "/analytics", self.summary))
         hot.add("POST", "/analytics", edge.hot("POST", "/analytics", self.post))
         hot.plain[b"GET /analytics"] = edge.plain("GET", "/analytics", self.plain_summary)
-        hot.plain[b"POST /analytics"] = edge.plain("POST", "/analytics", self.plain_post)
+        hot.plain[b"POST /analytics"] = plain_post = edge.plain("POST", "/analytics", self.plain_post)
+        self._post_problem = plain_post.problem
         app.router.add_post("/analytics", self.post)
         app.router.add_post("/analytics/", self.post)
 
@@ -119,7 +121,7 @@ class AnalyticsRoutes:
         try:
             answer = _TAKEN_ANSWERS[status, self._intake.durability(waiter.result())]
         except RequestError as error:
-            answer = problem_response(error)
+            answer = self._post_problem(error)
         send(answer)
 
     async def _accepted(self, fields: list[Field], status: int) -> web.StreamResponse:
@@ -127,7 +129,7 @@ class AnalyticsRoutes:
 
     async def summary(self, request: web.Request) -> web.StreamResponse:
         """The summary of the slice of a time."""
-        return await self._summary(self._wish(_query(request), request.headers.get("Accept", "")))
+        return await self._summary(self._wish(_query(request), request.headers.get("Accept", "")), request.headers)
 
     def plain_summary(self, query: str, head: Head, send: Send) -> Coroutine[Any, Any, web.StreamResponse] | None:
         """The same for a plain request: an answer that is still right is sent as it was."""
@@ -143,10 +145,10 @@ class AnalyticsRoutes:
         send(known[1])
         return None
 
-    async def _summary(self, wish: _Wish) -> web.StreamResponse:
+    async def _summary(self, wish: _Wish, asker: Mapping[str, str] | None = None) -> web.StreamResponse:
         # Before the workers are asked: an event that is delivered meanwhile may be told twice, but is never left out.
         spooled = self._spooled()
-        return self._shown(await self._queries.summary(wish.slice, partial=wish.partial), spooled, wish)
+        return self._shown(await self._queries.summary(wish.slice, partial=wish.partial, asker=asker), spooled, wish)
 
     def _shown(self, summary: Summary, spooled: Mapping[SliceId, int], wish: _Wish) -> web.StreamResponse:
         if wish.as_json:
@@ -156,7 +158,7 @@ class AnalyticsRoutes:
     async def per_worker(self, request: web.Request) -> web.StreamResponse:
         """The same for each worker of its route, in route order."""
         wish = self._wish(_query(request), request.headers.get("Accept", ""))
-        parts = await self._queries.per_worker(wish.slice, partial=wish.partial)
+        parts = await self._queries.per_worker(wish.slice, partial=wish.partial, asker=request.headers)
         complete = all(part.summary is not None and part.summary.complete for part in parts)
         if wish.as_json:
             shown = {"slice": wish.slice, "workers": [self._worker_json(part) for part in parts]}
@@ -167,7 +169,7 @@ class AnalyticsRoutes:
         """The summaries of all slices that hold data, oldest first, up to a time."""
         wish = self._wish(_query(request), request.headers.get("Accept", ""))
         spooled = self._spooled()  # as above
-        found, all_answered = await self._queries.all_slices(wish.slice, partial=wish.partial)
+        found, all_answered = await self._queries.all_slices(wish.slice, partial=wish.partial, asker=request.headers)
         complete = all_answered and all(summary.complete for summary in found)
         if wish.as_json:
             return _json({"slices": [self._object(summary, spooled) for summary in found]}, complete=complete)

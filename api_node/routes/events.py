@@ -14,7 +14,6 @@ from common.errors import Malformed, NotTaken, OutcomeUnknown, WrongMediaType
 from common.events import read_urlencoded
 from common.lines import Piece, read_fields, read_json_events, read_ndjson
 from common.multipart import MULTIPART, read_multipart
-from common.problems import problem_response
 from common.web import json_response
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from api_node.bulk import BulkRequest
     from api_node.intake import Intake
+    from common.edge import Edge
     from common.errors import RequestError
 
 BULK_BYTES_MAX = 16 << 20  # as it came, and inflated: 65,536 events of 256 bytes
@@ -31,8 +31,9 @@ NDJSON = frozenset({"application/x-ndjson", "application/jsonl", "application/x-
 class EventsRoutes:
     """The handlers."""
 
-    def __init__(self, *, intake: Intake) -> None:
+    def __init__(self, *, intake: Intake, edge: Edge) -> None:
         self._intake = intake
+        self._edge = edge
 
     def add_to(self, app: web.Application) -> None:
         """Register the routes."""
@@ -44,7 +45,8 @@ class EventsRoutes:
         body = await read_body(request, bytes_max=_bytes_max(request))
         report, taken = await self._intake.accept_many(_pieces(request, body))
         if not report.accepted:
-            return problem_response(_why_none(taken), **msgspec.structs.asdict(report))
+            told = msgspec.structs.asdict(report)
+            return self._edge.problem(_why_none(taken), route="/events", request=request, **told)
         response = json_response(report, status=HTTPStatus.ACCEPTED)
         response.headers["X-Durability"] = taken.durability
         return response

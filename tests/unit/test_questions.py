@@ -28,7 +28,7 @@ class SilentLink:
         self.cache = SummaryCache(ttl_seconds=1, timer=lambda: 0.0)
         self.asked = 0
 
-    async def ask(self, _: object) -> None:
+    async def ask(self, _: object, *, request_id: str) -> None:
         self.asked += 1
         await asyncio.Event().wait()
 

@@ -124,6 +124,7 @@ async def test_each_error_is_a_problem_of_its_own_type(kind: type[RequestError])
 
     assert response.status == kind.status
     assert response.content_type == "application/problem+json"
+    assert body.pop("request_id", None) == (response.headers["X-Request-Id"] if kind.status >= 500 else None)
     assert body == {
         "type": f"urn:tallyslice:problem:{kind.slug}",
         "title": kind.title,
