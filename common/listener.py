@@ -207,6 +207,9 @@ class Connection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send an answer; the last one to a client that sends nothing more ends the connection."""
+        if isinstance(resp, web.HTTPException):
+            # Raised by the library before our edge was asked, as for an unknown Expect: its text quotes the request.
+            resp = problem_response(OtherProblem.of(resp.status))
         if self._listener.leaving and not self._messages:
             # So that the client does not send its next request just as this connection is closed.
             resp.force_close()
