@@ -42,7 +42,7 @@ test: venv           ## the test suite without its full-size runs
 
 # SEED and CASES are those of tests/fuzz/schemathesis.toml if they are not given.
 fuzz: venv           ## only the fuzzing of the API by its own document; SEED=2 CASES=1000 looks elsewhere
-	$(if $(filter command%,$(origin SEED)),SEED=$(SEED)) CASES=$(CASES) .venv/bin/pytest tests/fuzz -o timeout=3600
+	$(if $(filter command%,$(origin SEED)),SEED=$(SEED)) CASES=$(CASES) .venv/bin/pytest tests/fuzz
 
 e2e: venv            ## only the tests with real processes
 	.venv/bin/pytest tests/e2e

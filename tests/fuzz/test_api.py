@@ -25,6 +25,7 @@ WIDE: dict[str, Any] = {"length_of_time_slice": 36_525 * DAY, "max_future_second
 
 
 @pytest.mark.e2e
+@pytest.mark.timeout(3600 if os.environ.get("CASES") else 600)  # some ten seconds where nothing else runs
 async def test_whatever_is_asked(tmp_path: Path) -> None:
     """No answer that is not documented, no server error, and the log tells of no defect."""
     given = {"--seed": os.environ.get("SEED"), "--max-examples": os.environ.get("CASES")}
