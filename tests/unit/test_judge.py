@@ -109,6 +109,7 @@ def test_a_verdict_says_what_changes_slice_range_by_slice_range():
         length_of_time_slice=61,
         routing=routing(s0="0", s1="012", s3="0", s5="1"),
         max_past_seconds=60,
+        cors_origins=["https://shop.example.org"],
     )
 
     assert judge(running, proposed, pins=PINS, named=NOBODY).changes == (
@@ -121,6 +122,7 @@ def test_a_verdict_says_what_changes_slice_range_by_slice_range():
         'slices 1 to 2, where not settled: ["0"] -> ["0", "1", "2"]',
         'slices 5 and later, where not settled: ["0"] -> ["1"]',
         "max-past-seconds: null -> 60",
+        'cors-origins: [] -> ["https://shop.example.org"]',
     )
 
 

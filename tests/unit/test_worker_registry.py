@@ -181,6 +181,20 @@ async def test_a_registry_that_is_never_asked_makes_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+async def test_what_the_metrics_show_can_be_read_without_asking(tmp_path):
+    """From when it is open: how much is settled, and whether it is being rebuilt."""
+    async with RegistryThread(registry=Registry(folder=tmp_path), fail=no_failure) as thread:
+        before = thread.is_open
+        await thread.ask(lambda registry: registry.pin(PINS))
+        await thread.ask(lambda registry: settle(registry, {7: ("0",), 8: ("0",)}))
+        settled = thread.file.settled, thread.file.is_rebuilding
+        await thread.ask(lambda registry: registry.rebuild(rebuild((9, "1", 90), more=True, known=2, own=2), known=2))
+
+        assert (before, thread.is_open) == (False, True)
+        assert settled == (2, False)
+        assert thread.file.is_rebuilding
+
+
 # --- rebuilding
 
 
