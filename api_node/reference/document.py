@@ -29,8 +29,8 @@ Tallyslice counts events and unique users per slice of time, exactly.
 - Any path of this document may have a slash at its end. `HEAD` is answered wherever `GET` is. A method that a path does
   not have is answered 405, with `Allow`; a path that there is not, 404.
 - A request whose bytes are no HTTP, or whose query is not UTF-8, is 400 whatever it asks for.
-- A request may bring an `X-Request-Id`: 1 to 64 of `A-Z a-z 0-9 _ . -`. Its problem has it, and so has the log where the
-  fault is ours; without one, an id is drawn.
+- A request may bring an `X-Request-Id`: 1 to 64 of `A-Z a-z 0-9 _ . -`. Its problem has it, and so has the log where
+  the fault is ours; without one, an id is drawn.
 - Unknown parameters and fields are ignored; new members may come in answers.
 """
 
