@@ -11,9 +11,8 @@
                         come in
 
 Without a tokens file nobody is asked for a token, without rate limits nobody is counted, and without both ``guards``
-is False: then whoever is in a hurry need not ask at all. Where there are both, a token is looked up by its hash, which
-takes a microsecond; no token is kept in memory, so there is nothing that a dump of it could give away, or that a change
-of the file would have to take back.
+is False: then whoever is in a hurry need not ask at all. Where there are both, a token is looked up by its hash; the
+header that brought it is remembered, so that it is one look-up the next time, until the file changes.
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ from common.tokens import TOKENS_MAX, Scope, Token, Tokens, digest_of
 
 REASONS = ("no_token", "unknown_token", "expired_token", "scope", "token_rate", "address_rate")
 """Why somebody was not let in, for the metric."""
+
 
 _INTERNAL = Token(name="internal", scopes=frozenset(Scope), own_limit=True)
 
@@ -62,6 +62,7 @@ class Access:
 
     Attributes:
         guards: whether there is anything to ask; False: everybody comes in.
+        counts_addresses: whether it matters where a request comes from; else ``NOBODY`` will do.
         cors: which pages may call from a browser.
     """
 
@@ -72,12 +73,13 @@ class Access:
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.guards = False
+        self.guards = self.counts_addresses = False
         self.cors = Cors()
         self._denied = denied
         self._now = now
         self._rules: Rules | None = None
         self._known: dict[bytes, Token] | None = None
+        self._seen: dict[str, Token] = {}  # headers that brought a known token
         self._per_token: Rate | None = None
         self._per_address: Rate | None = None
         # Apart, so that no flood of addresses pushes out what is counted of tokens.
@@ -99,6 +101,11 @@ class Access:
         """How many callers are counted at the moment."""
         return len(self._tokens) + len(self._addresses)
 
+    @property
+    def headers_seen(self) -> int:
+        """How many headers are remembered."""
+        return len(self._seen)
+
     def follow(self, rules: Rules) -> None:
         """Go by other rules from now on. What was counted stays counted, where the rate is the same."""
         limits = rules.config.rate_limits
@@ -106,12 +113,14 @@ class Access:
         self._per_token = None if limits is None else limits.per_token
         self._per_address = None if limits is None else limits.per_address
         self._known = None
+        self._seen = {}
         if rules.tokens is not None:
             self._known = dict(rules.tokens.by_digest)
             if rules.internal is not None:
                 self._known[digest_of(rules.internal)] = _INTERNAL
         self.cors = Cors(rules.config.cors_origins)
-        self.guards = self._known is not None or self._per_address is not None
+        self.counts_addresses = self._per_address is not None
+        self.guards = self._known is not None or self.counts_addresses
 
     def client(self, peer: str | None, forwarded: Iterable[str]) -> str:
         """Whose address counts, of a request that comes by a peer with these values of ``X-Forwarded-For``."""
@@ -138,7 +147,9 @@ class Access:
         if self._known is None:
             self._count_address(address)
             return None
-        token = self._token(authorization, address)
+        token = self._seen.get(authorization or "")
+        if token is None or (token.expires is not None and token.expires <= self._now()):
+            token = self._look_up(authorization, address)
         self._count(token, address)
         if scope not in token.scopes:
             self._denied("scope")
@@ -148,16 +159,19 @@ class Access:
             )
         return token.name
 
-    def _token(self, authorization: str | None, address: str) -> Token:
+    def _look_up(self, authorization: str | None, address: str) -> Token:
         scheme, _, given = (authorization or "").partition(" ")
+        given = given.strip()
         if scheme.lower() != "bearer" or not given:
             self._refuse(address, "no_token", "send Authorization: Bearer and a token")
         assert self._known is not None  # noqa: S101 - as admit() has seen
-        token = self._known.get(digest_of(given.strip()))
+        token = self._known.get(digest_of(given))
         if token is None:
             self._refuse(address, "unknown_token", "this token is not known here")
         if token.expires is not None and token.expires <= self._now():
             self._refuse(address, "expired_token", "this token has expired")
+        if authorization == f"Bearer {given}":  # other spellings have no end, so no more than there are tokens
+            self._seen[authorization] = token
         return token
 
     def _refuse(self, address: str, reason: str, detail: str) -> NoReturn:

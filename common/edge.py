@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from common.addresses import NOBODY
 from common.bodies import BODIES, Bodies
 from common.errors import Malformed, NotHere, RequestError, TooLarge, WireError
 from common.hot import is_quick, with_headers
@@ -124,16 +125,20 @@ class Edge:
         if access is None or not access.guards or isinstance(request.protocol.sockname, str):
             return
         headers = request.headers
-        address = access.client(request.remote, headers.getall("X-Forwarded-For", ()))
+        address = NOBODY
+        if access.counts_addresses:
+            address = access.client(request.remote, headers.getall("X-Forwarded-For", ()))
         access.admit(headers.get("Authorization"), address, scope)
 
     def _admit_plain(self, head: Head, owner: Owner, scope: Scope | None) -> None:
         access = self._access
         if access is None or scope is None or isinstance(owner.sockname, str):
             return
-        peer = owner.peername
-        forwarded = () if head.forwarded_for is None else (head.forwarded_for,)
-        address = access.client(str(peer[0]) if isinstance(peer, tuple) else None, forwarded)
+        address = NOBODY
+        if access.counts_addresses:
+            peer = owner.peername
+            forwarded = () if head.forwarded_for is None else (head.forwarded_for,)
+            address = access.client(str(peer[0]) if isinstance(peer, tuple) else None, forwarded)
         access.admit(head.authorization, address, scope)
 
     def _for_pages(self, request: web.Request, response: Any) -> Any:  # noqa: ANN401 - likewise

@@ -12,6 +12,7 @@ import pytest
 from api_node.app import run_node
 from common.logs import new_log
 from common.routing import WorkerId
+from common.tokens import write_entries
 from common.web import NodeArguments
 from tests.support.nodes import Nodes
 from tests.support.ports import PORTS
@@ -60,3 +61,22 @@ async def test_an_api_node_beyond_loopback_misses_the_token(
     PORTS.give_back(port)
 
     assert len(re.findall("event=listening_beyond_loopback_without_internal_token", capsys.readouterr().err)) == warned
+
+
+@pytest.mark.parametrize(("host", "tokens", "warned"), [(BEYOND, False, 1), (BEYOND, True, 0), ("127.0.0.1", False, 0)])
+async def test_an_api_node_beyond_loopback_misses_its_clients_tokens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], host: str, *, tokens: bool, warned: int
+) -> None:
+    """It says so and serves: a proxy may be what asks. On this machine alone nobody misses them."""
+    write_entries(tmp_path / "tokens.json", [])
+    (tmp_path / "secret.key").write_text("00" * 32)
+    (tmp_path / "secret.key").chmod(0o600)
+    port = PORTS.take()
+    async with Nodes(tmp_path, workers=1, start=False, tokens_file="tokens.json" if tokens else None) as nodes:
+        nodes.write(api_nodes={"0": f"http://{host}:{port}/analytics"})
+        stop = asyncio.Event()
+        stop.set()
+        await run_node(NodeArguments(node="0", cluster_file=nodes.file, data=tmp_path / "api"), stop)
+    PORTS.give_back(port)
+
+    assert len(re.findall("event=listening_beyond_loopback_without_tokens", capsys.readouterr().err)) == warned

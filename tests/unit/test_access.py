@@ -216,6 +216,26 @@ def test_other_rules_forget_nothing_that_was_counted() -> None:
     assert isinstance(door.refusal(), TooManyRequests)
 
 
+def test_one_header_of_a_token_is_remembered() -> None:
+    """Or a client could fill the memory with ways to write the same."""
+    door = Door(tokens=TOKENS)
+
+    for spaces in (1, 2, 3, 1):
+        assert door.access.admit(f"Bearer{' ' * spaces}{SHOP}", HERE, Scope.WRITE) == "shop"
+
+    assert door.access.headers_seen == 1
+
+
+def test_what_is_unknown_is_not_remembered() -> None:
+    """Or whoever tries tokens would fill the memory."""
+    door = Door(tokens=TOKENS)
+
+    for number in range(10):
+        door.refusal(f"tsl_{number}")
+
+    assert door.access.headers_seen == 0
+
+
 def test_every_reason_can_happen() -> None:
     """The metric has no others."""
     door = Door(tokens=TOKENS, rate_limits={"per-token": "1/minute", "per-address": "5/minute"})
