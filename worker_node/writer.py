@@ -373,8 +373,10 @@ class Writer:
             for (delivery, index), item, decision in zip(places, items, decisions, strict=True):
                 delivery.receipts[index] = _receipt(item, decision, held)
         self._totals.note_claims(max(delivery.claims for delivery in deliveries))
+        # Measured here: once the loop knows of it, this thread may have to wait for its turn.
+        seconds = time.perf_counter() - started
+        self._call_back(self._note, deliveries, len(by_slice), seconds)
         self._call_back(self._deliver, deliveries, changed)
-        self._call_back(self._note, deliveries, len(by_slice), time.perf_counter() - started)
         self._merge()
 
     def _refuse(self, deliveries: Sequence[_Delivery], refusal: Decision) -> None:
