@@ -90,6 +90,7 @@ class Round:
         groups = self.arguments.groups
         if self.arguments.made:
             self.fill()
+            self.merging.clear()
         bodies = [self.envelope(column) for column in columns(self.arguments, 3 * groups, self.draw)]
         for body in bodies[:groups]:
             self.apply(self.read(body))

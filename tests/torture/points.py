@@ -7,6 +7,7 @@
                            in-transaction       all batches of the group are decided on, nothing is put yet
                            in-commit            at some moment while LMDB writes
                            after-commit         before the receipt leaves
+                           in-merge             at some moment while keys that are pending are merged
     worker, for a route:   before-claim, after-claim
     API node, spooling:    before-spool
                            in-spool             at some moment while LMDB writes
@@ -26,7 +27,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
-from typing import overload
+from typing import Any, overload
 
 from api_node.spool import SpoolKey
 from api_node.spool_room import SpooledStream, SpoolRoom
@@ -34,11 +35,14 @@ from common.routing import Route, WorkerId
 from common.slices import SliceId
 from common.wire import Claim, Settled
 from worker_node.app import Parts
+from worker_node.key_set import Merging
 from worker_node.receiver import Decision, NumberedBatch
 from worker_node.registry import Door, Registry
 from worker_node.shelf import Shelf
 from worker_node.slice_store import SliceStore
 
+# So few that keys are merged again and again while events come one by one.
+MERGING = Merging(pending_max=40, part_keys=10, run_keys_min=1)
 COMMIT_SECONDS = 0.004  # about as long as a commit takes
 
 
@@ -50,6 +54,7 @@ class Point(StrEnum):
     IN_TRANSACTION = "in-transaction"
     IN_COMMIT = "in-commit"
     AFTER_COMMIT = "after-commit"
+    IN_MERGE = "in-merge"
     BEFORE_CLAIM = "before-claim"
     AFTER_CLAIM = "after-claim"
     BEFORE_SPOOL = "before-spool"
@@ -59,10 +64,10 @@ class Point(StrEnum):
     AFTER_UNSPOOL = "after-unspool"
 
 
-OF_WORKERS = tuple(Point)[:5]
-OF_THE_REGISTRY = tuple(Point)[5:7]
-OF_API_NODES = tuple(Point)[7:]
-_WHILE_WRITING = frozenset({Point.IN_COMMIT, Point.IN_SPOOL})
+OF_WORKERS = tuple(Point)[:6]
+OF_THE_REGISTRY = tuple(Point)[6:8]
+OF_API_NODES = tuple(Point)[8:]
+_WHILE_WRITING = frozenset({Point.IN_COMMIT, Point.IN_MERGE, Point.IN_SPOOL})
 
 
 def die() -> None:
@@ -122,6 +127,9 @@ def shelf_of(store_class: type[SliceStore], *, made: Callable[[], None] = lambda
     """A shelf whose stores are of another class; ``made`` is called when a file was made, before it is used."""
 
     class OtherShelf(Shelf):
+        def __init__(self, **given: Any) -> None:
+            super().__init__(merging=MERGING, **given)
+
         def get(self, slice_id: SliceId) -> SliceStore | None:
             store = super().get(slice_id)
             if store is not None:
@@ -146,6 +154,10 @@ def trapped(trap: Trap) -> Parts:
             decisions = super().apply(_Passing(items, trap))
             trap.passes(Point.AFTER_COMMIT)
             return decisions
+
+        def merge(self) -> None:
+            trap.passes(Point.IN_MERGE)
+            super().merge()
 
     class TrappedRegistry(Registry):
         def claim(self, claim: Claim, *, known: int, door: Door) -> Settled:
