@@ -186,7 +186,8 @@ class KeySet:
         return partial(self._merged, numbers, is_first=is_first)
 
     def _merged(self, numbers: list[int], *, is_first: bool) -> None:
-        if is_first and (made := self._merging.filters.new()) is not None:
+        # Where nobody ever asked who is pending, the caller knows all members, and needs no filter.
+        if is_first and self._pending is not None and (made := self._merging.filters.new()) is not None:
             for run in self._runs.values():
                 made.learn(split(run))
             self._filter = made

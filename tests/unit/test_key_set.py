@@ -201,6 +201,21 @@ def test_a_filter_rules_out_most_of_what_is_new(path):
         opened.file.close()
 
 
+def test_who_knows_all_members_needs_no_filter(path):
+    filters = Filters(filters_max=1)
+    opened = Opened(path, filters=filters)
+
+    def add(txn):
+        return opened.keys.add(txn, opened.keys.new_among(txn, some(3), members_known=True))
+
+    opened.file.write(add)()
+    opened.merge()
+
+    assert filters.new() is not None
+    assert opened.add(some(4)) == some(1, 3)
+    opened.file.close()
+
+
 def test_a_small_run_counts_for_more_than_it_holds(path):
     """So that many small ones are merged in time, too."""
     opened = Opened(path, run_keys_min=5)
