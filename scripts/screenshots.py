@@ -91,7 +91,7 @@ async def feed_day(session: aiohttp.ClientSession, base: str, dice: random.Rando
     for back in range(HOURS - 1, -1, -1):
         begun = hour_began - back * SLICE_SECONDS
         ended = min(begun + SLICE_SECONDS - 1, now)
-        wave = 1.15 + math.sin((begun / SLICE_SECONDS % 24 - 9) / 24 * 2 * math.pi)
+        wave = 1.15 + math.sin((5 - back) / 24 * 2 * math.pi)
         count = int(5200 * wave * (ended - begun) / SLICE_SECONDS * dice.uniform(0.9, 1.1))
         await send(session, base, events_of(count, (begun, ended), dice))
 
@@ -100,7 +100,7 @@ async def feed_on(session: aiohttp.ClientSession, base: str, dice: random.Random
     """Go on with what a busy minute has."""
     while True:
         now = time.time()
-        count = int(dice.gauss(70, 16))
+        count = int(dice.gauss(6, 2))
         if count > 0:
             await send(session, base, events_of(count, (now - 0.25, now), dice))
         await asyncio.sleep(0.25)

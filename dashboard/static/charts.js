@@ -72,7 +72,7 @@ export class PastChart {
     return {
       ...this.#size(),
       legend: { show: false },
-      padding: [10, 8, 0, 0],
+      padding: [10, 18, 0, 0],
       cursor: { y: false, drag: { x: false, y: false }, points: { size: 9 } },
       scales: {
         x: { range: (_, low, high) => [low - step() / 2, high + step() / 2] },
@@ -142,7 +142,7 @@ export class RateChart {
       axes: [{ show: false }, { show: false }],
       scales: {
         x: { range: (_, low, high) => [high - SPARK_MS / 1000, high] },
-        y: { range: (_, low, high) => [0, Math.max(1, high * 1.1)] },
+        y: { range: (_, low, high) => [-0.03 * Math.max(1, high), Math.max(1, high * 1.1)] }, // so that a line at 0 is seen
       },
       series: [{}, { stroke: colour("users"), width: 1.75, fill: `${colour("users")}22`, points: { show: false }, spanGaps: false }],
     }, data, this.#box);

@@ -143,7 +143,7 @@ function showCluster({ cluster, node }) {
   say($("cluster-id"), cluster.id ? cluster.id.slice(0, 12) : "not met yet");
   $("cluster-id").title = cluster.id ?? "";
   say($("slices"), `${duration(cluster.slice_seconds)} each${cluster.first === null ? "" : `, slice 0 began ${moment(cluster.first)}`}`);
-  say($("registry"), `at worker ${cluster.registry}, ${number(cluster.claims)} claims`);
+  say($("registry"), `at worker ${cluster.registry}, ${number(cluster.claims)} ${cluster.claims === 1 ? "claim" : "claims"}`);
   const routes = cluster.settled.length ? cluster.settled : [null];
   rows($("routes"), routes, (route) => (route ? `${route.first}:${route.workers}` : "none"), () => make("li"), showRoute);
   showRefused(cluster.refused);
