@@ -256,6 +256,35 @@ async def test_a_page_of_an_allowed_origin_may_call(tmp_path: Path) -> None:
     assert (unasked.status, nowhere.status) == (405, 404)
 
 
+async def test_a_stream_asks_and_tells_as_other_answers_do(tmp_path: Path) -> None:
+    """Who may read it, and which pages: before its first byte."""
+    write_tokens(tmp_path, Scope.READ)
+    async with Nodes(tmp_path, workers=1, tokens_file="tokens.json", cors_origins=[ORIGIN]) as nodes:
+        url = f"{nodes.api['0'].node.base}/live"
+        refused = await nodes.ask("GET", url, headers={"Origin": ORIGIN})
+        async with nodes.session.get(url, headers={"Origin": ORIGIN} | bearer(Scope.READ)) as stream:
+            status, headers = stream.status, stream.headers
+            begun = await stream.content.readline()
+
+    assert (refused.status, status) == (401, 200)
+    assert refused.headers["Access-Control-Allow-Origin"] == headers["Access-Control-Allow-Origin"] == ORIGIN
+    assert begun
+
+
+async def test_who_is_refused_is_not_read(tmp_path: Path) -> None:
+    """However much he wants to send: the answer comes before the body."""
+    write_tokens(tmp_path, Scope.READ)
+    async with Nodes(tmp_path, workers=1, tokens_file="tokens.json") as nodes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", nodes.api["0"].node.port)
+        writer.write(
+            b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 16000000\r\n\r\n"
+        )
+        answer = await reader.readline()
+        writer.close()
+
+    assert answer == b"HTTP/1.1 401 Unauthorized\r\n"
+
+
 def all_of(answer: Answer, name: str) -> list[str]:
     """Each value of a header: none may come twice."""
     return [value for header, value in answer.headers.items() if header == name]

@@ -18,6 +18,7 @@ values = st.recursive(
 KEYS = (
     "api-nodes", "worker-nodes", "length-of-time-slice", "first-slice", "routing", "registry", "event-types",
     "cache-ttl-seconds", "reload-seconds", "close-after-seconds", "max-slices", "secret-file", "tls", "compat", "other",
+    "tokens-file", "rate-limits", "cors-origins", "trusted-proxies",
 )  # fmt: skip
 
 
