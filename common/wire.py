@@ -319,6 +319,40 @@ class ReplaceWorker(msgspec.Struct, frozen=True, kw_only=True):
     number: int
 
 
+class CloseSlice(msgspec.Struct, frozen=True, kw_only=True):
+    """``POST /worker/close``: close a slice that has ended, before its time. Answer: the ``ClosedSlice``.
+
+    Attributes:
+        cluster: the cluster id.
+        worker: the uuid of the worker's data directory.
+        slice: the slice.
+        route: its settled route, which must name the worker. One that holds nothing of the slice keeps it too.
+    """
+
+    cluster: str
+    worker: str
+    slice: SliceId
+    route: Route
+
+
+class ClosedSlice(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker has of a slice that is closed there for good; durable.
+
+    Attributes:
+        slice: the slice.
+        was_closed: whether it was closed before.
+        users: that were seen.
+        counts: event type -> events.
+        complete: whether everything that was acknowledged is in it.
+    """
+
+    slice: SliceId
+    was_closed: bool
+    users: int
+    counts: dict[str, int]
+    complete: bool
+
+
 class LostSlices(msgspec.Struct, frozen=True, kw_only=True):
     """``POST /worker/lost``: tells a new data directory which slices the one before it held. Answer: the ``Identity``.
 

@@ -5,6 +5,8 @@
     slice          end        + close-after                    + close-grace
     |---------------|----------------|-------------------------------|
       new events are taken           API nodes answer 422            the worker closes the slice
+
+``tallyslice close`` does it earlier, at any time after the end: then it is the workers that refuse what comes.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from common.slices import SECOND, Micros, SliceClock, SliceId
+from common.errors import Contradicts
+from common.slices import SECOND, Micros, SliceClock, SliceId, format_instant
 from worker_node.registry import Door
 
 if TYPE_CHECKING:
@@ -57,6 +60,17 @@ class Closing:
             return
         bound = _first_younger(clock, self._now(), config.close_after_seconds + config.close_grace_seconds)
         await self._writer.close_slices(self._holdings.open_before(bound)[:SLICES_A_LOOK_MAX])
+
+    def require_ended(self, slice_id: SliceId) -> None:
+        """Whether a slice may be closed before its time: not before it has ended.
+
+        Raises:
+            Contradicts: it has not, or nobody here knows.
+        """
+        clock, now = self._membership.clock, self._now()
+        if clock is None or clock.end(slice_id) > now:
+            ends = "" if clock is None else f": it ends at {format_instant(clock.end(slice_id))}"
+            raise Contradicts(f"slice {slice_id} has not ended{ends}")
 
     def door(self) -> Door:
         """How many slices may be settled now, for the registry."""

@@ -7,6 +7,7 @@
     GET  /worker/identity           -> Identity                   JSON, as all below
     POST /worker/join               Join -> Identity
     POST /worker/lost               LostSlices -> Identity        msgpack
+    POST /worker/close              CloseSlice -> ClosedSlice
     POST /worker/routes             RoutesQuestion -> KnownRoutes msgpack
     GET  /worker/registry           -> RegistryState              404 where the registry is not
     POST /worker/registry/pins      Pins -> RegistryState
@@ -33,7 +34,7 @@ import msgspec
 from aiohttp import web
 
 from common.bodies import read_body
-from common.errors import Malformed, NoAnswer, NotHere, WrongMediaType
+from common.errors import Contradicts, Malformed, NoAnswer, NotHere, WrongMediaType
 from common.events import is_event_type, read_urlencoded
 from common.hot import HOT, HotRoutes, header_lines, quick_answer
 from common.slices import SliceId, format_instant
@@ -48,6 +49,8 @@ from common.wire import (
     Answer,
     Batch,
     Claim,
+    ClosedSlice,
+    CloseSlice,
     Envelope,
     Join,
     KnownRoutes,
@@ -134,6 +137,7 @@ class Handlers:
         app.router.add_get("/worker/identity", self.identity)
         app.router.add_post("/worker/join", self.join)
         app.router.add_post("/worker/lost", self.lost)
+        app.router.add_post("/worker/close", self.close)
         app.router.add_post("/worker/routes", self.routes)
         app.router.add_get("/worker/registry", self.registry)
         app.router.add_post("/worker/registry/pins", self.pin)
@@ -276,6 +280,28 @@ class Handlers:
         """Learn which slices the data directory before this one held."""
         lost = decode(await self._posted(request, MEDIA_TYPE), LostSlices)
         return _packed(await self._membership.lose(lost))
+
+    async def close(self, request: web.Request) -> web.Response:
+        """Close a slice that has ended, for good: for ``tallyslice close``."""
+        message = await self._message(request, CloseSlice)
+        self._membership.require(message.cluster, message.worker)
+        if self._worker not in message.route:
+            raise Contradicts(f"the route {', '.join(message.route)} does not name this worker")
+        if not SLICE_MIN <= message.slice <= SLICE_MAX:
+            raise Malformed("a slice is an int64", field="slice")
+        self._closing.require_ended(message.slice)
+        position = message.route.index(self._worker)
+        held, was_closed = await self._writer.close_slice(message.slice, route=message.route, position=position)
+        summary = held.summary
+        return json_response(
+            ClosedSlice(
+                slice=message.slice,
+                was_closed=was_closed,
+                users=summary.users,
+                counts=dict(summary.counts),
+                complete=summary.complete,
+            )
+        )
 
     async def registry_routes(self, request: web.Request) -> web.StreamResponse:
         """Tell all routes that are settled at the registry."""

@@ -23,6 +23,7 @@ from common.anonymise import USER_KEY_BYTES
 from common.routing import Route, WorkerId, owner_position
 from common.wire import CHECK_BYTES, Batch, Envelope, Outcome, check_of
 
+NO_KEY = b""  # of a slice that was closed before anything came: whatever comes late says which key it is
 _HEAD = struct.Struct(f">Q{CHECK_BYTES}s")
 _POSITION_BYTES = 2  # a batch has at most 16,384 events
 # A column is split many keys a step: half the time of one by one. Ids are as long as user keys.

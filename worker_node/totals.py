@@ -32,7 +32,17 @@ from common.routing import Route
 from common.slices import SliceId
 from common.summaries import Summary
 from common.wire import NO_ID, SLICE_MIN, Batch, Held, Outcome, Pins, SettledRoute
-from worker_node.receiver import APPLY, CLOSED, Decision, Label, NumberedBatch, StreamRecord, decide_labelled, split
+from worker_node.receiver import (
+    APPLY,
+    CLOSED,
+    NO_KEY,
+    Decision,
+    Label,
+    NumberedBatch,
+    StreamRecord,
+    decide_labelled,
+    split,
+)
 
 FILE_NAME = "totals.mdb"
 DATABASES = {"facts": Kind.MAP, "closed": Kind.MAP, "streams": Kind.MAP}
@@ -184,6 +194,8 @@ class Totals:
         if found is None:
             message = f"slice {slice_id} is not closed"
             raise LookupError(message)
+        if found.key_id == NO_KEY and items:
+            found = msgspec.structs.replace(found, key_id=items[0].batch.key_id)
         key, streams, held = _slice_key(slice_id), self._file.database("streams"), found.held
         decisions = []
         for item in items:

@@ -26,6 +26,7 @@ What goes wrong in here is one of these::
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import threading
 import time
@@ -40,12 +41,14 @@ import msgspec
 
 from common.errors import Contradicts, InputOutputFailed, RequestError, SliceClosed, Unavailable
 from common.lmdb_file import STORE_ERRORS, Damaged
-from common.routing import owner_position
+from common.routing import Route, owner_position
 from common.slices import SliceId
+from common.summaries import Summary
 from common.wire import Held, Outcome, Pins, Receipt, SettledRoute
-from worker_node.receiver import Decision, NumberedBatch, decide
+from worker_node.receiver import NO_KEY, Decision, Label, NumberedBatch, decide
 from worker_node.room import Load, Room
 from worker_node.shelf import Unverified
+from worker_node.slice_store import FILE_UUID_BYTES
 from worker_node.write_list import WriteList
 
 if TYPE_CHECKING:
@@ -237,6 +240,23 @@ class Writer:
         """Close slices: their totals stay, their files go."""
         for slice_id in slices:
             await self.run(partial(self._close, slice_id))
+
+    async def close_slice(self, slice_id: SliceId, *, route: Route, position: int) -> tuple[Held, bool]:
+        """Close a slice for good, also if nothing of it is held here; durable when this returns.
+
+        Args:
+            slice_id: the slice; it has ended.
+            route: its settled route.
+            position: of this worker in it.
+
+        Returns:
+            What stays of it, and whether it was closed before.
+
+        Raises:
+            Contradicts: it is held here under another route.
+            Unavailable: its file is damaged or being verified, or there is no room to write down what stays.
+        """
+        return await self.run(partial(self._close_for_good, slice_id, route, position))
 
     async def note_claims(self, claims: int) -> None:
         """Keep a claim number that somebody knows; durable when this returns."""
@@ -483,6 +503,36 @@ class Writer:
             self._totals.close_slice(store.held, store.label, streams)
             self._shelf.remove(slice_id)
         self._call_back(self._holdings.closed, slice_id)
+
+    def _close_for_good(self, slice_id: SliceId, route: Route, position: int) -> tuple[Held, bool]:
+        known = self._totals.closed(slice_id)
+        with self._guarding(slice_id):
+            store = None if known is not None else self._shelf.get(slice_id)
+        found = known or (None if store is None else store.held)
+        if found is not None and found.route != route:
+            raise Contradicts(f"slice {slice_id} is held here under the route {', '.join(found.route)}")
+        if known is not None:
+            return known, True
+        if self._space is not None and not self._space.allows_closing():
+            raise Unavailable("the disk is too full to write down what stays of the slice")
+        if store is not None:
+            held = store.held
+            with self._guarding(slice_id):
+                streams = store.streams()
+            self._totals.close_slice(held, store.label, streams)
+            self._shelf.remove(slice_id)
+        else:
+            # Nothing came here, or it is lost. From now on nothing comes: or the slice would begin anew at this worker.
+            lost = self._totals.lost(slice_id)
+            label = Label(file=os.urandom(FILE_UUID_BYTES), route=route, position=position, key_id=NO_KEY)
+            summary = Summary(slice=slice_id) if lost is None else lost.summary
+            held = Held(summary=summary, route=route, file=label.file)
+            self._totals.close_slice(held, label, ())
+        self._call_back(self._holdings.keep, held)
+        self._call_back(self._holdings.closed, slice_id)
+        if self._log is not None:
+            self._log.info("slice_closed", slice=slice_id)
+        return held, False
 
     @contextmanager
     def _guarding(self, slice_id: SliceId) -> Iterator[None]:

@@ -12,7 +12,7 @@ from common.errors import Contradicts, InputOutputFailed, SliceClosed, Unavailab
 from common.routing import WorkerId
 from common.slices import SliceId
 from common.wire import Outcome, Pins, SettledRoute
-from tests.support.batches import OTHER_STREAM, a_batch, item, key, numbered
+from tests.support.batches import OTHER_STREAM, ROUTE, a_batch, item, key, numbered
 from tests.support.slice_files import problems_of
 from tests.support.worker_parts import load_of, writing
 from worker_node.key_set import Merging
@@ -272,6 +272,60 @@ async def test_a_crash_between_the_closing_and_the_unlink_leaves_a_closed_slice(
     async with writing(tmp_path) as parts:
         assert await outcomes(parts, item(("v", "click"), at=4, seq=2)) == [Outcome.CLOSED]
     assert list((tmp_path / "slices").iterdir()) == []
+
+
+# Closing before its time
+
+
+async def test_a_slice_is_closed_for_good_though_nothing_came_here(tmp_path):
+    """Or it would begin anew at this worker: what comes is refused, after a restart too."""
+    async with writing(tmp_path) as parts:
+        held, was_closed = await parts.writer.close_slice(SliceId(4), route=ROUTE, position=0)
+        assert await outcomes(parts, item(("u", "click"), at=4)) == [Outcome.CLOSED]
+        assert not parts.holdings.is_open(SliceId(4))
+    async with writing(tmp_path) as parts:
+        assert await outcomes(parts, item(("u", "click"), at=4)) == [Outcome.CLOSED]
+        again = await parts.writer.close_slice(SliceId(4), route=ROUTE, position=0)
+        late = item(("u", "click"), at=4, spooled=True)
+        other_key = numbered(a_batch(("u", "click"), at=4, key_id=b"keyid-02"), stream=OTHER_STREAM, spooled=True)
+        found = await outcomes(parts, late, late, other_key)
+        summary = summary_of(parts, 4)
+
+    assert (held.summary.users, was_closed, held.route) == (0, False, ROUTE)
+    assert again == (held, True)
+    # The first late one says which key it is; then that holds.
+    assert found == [Outcome.APPLIED, Outcome.DUPLICATE, Outcome.WRONG_KEY]
+    assert (summary.users, summary.counts, summary.late, summary.complete) == (0, {"click": 1}, 1, False)
+
+
+async def test_a_slice_that_is_held_is_closed_as_when_its_time_comes(tmp_path):
+    """What it knew before, it knows; asked again, it says so."""
+    old = item(("u", "click"), at=4)
+    async with writing(tmp_path) as parts:
+        (before,) = await receive(parts, old)
+        first = await parts.writer.close_slice(SliceId(4), route=ROUTE, position=0)
+        second = await parts.writer.close_slice(SliceId(4), route=ROUTE, position=0)
+
+        assert (first, second) == ((before.held, False), (before.held, True))
+        assert await outcomes(parts, old, item(("v", "click"), at=4, seq=2)) == [Outcome.DUPLICATE, Outcome.CLOSED]
+    assert list((tmp_path / "slices").iterdir()) == []
+
+
+async def test_what_does_not_fit_is_not_closed(tmp_path):
+    """Another route than that under which it is held; a file that is damaged; a lost slice stays incomplete."""
+    async with writing(tmp_path) as parts:
+        await receive(parts, item(("u", "click"), at=1), item(("u", "click"), at=2))
+    (tmp_path / "slices" / "1.mdb").write_bytes(b"x" * 20_000)
+    async with writing(tmp_path) as parts:
+        await parts.writer.lose(lost(3), replaced=7)
+        with pytest.raises(Unavailable):
+            await parts.writer.close_slice(SliceId(1), route=ROUTE, position=0)
+        with pytest.raises(Contradicts):
+            await parts.writer.close_slice(SliceId(2), route=(*ROUTE, WorkerId("1")), position=0)
+        held, _ = await parts.writer.close_slice(SliceId(3), route=ROUTE, position=0)
+
+    assert not held.summary.complete
+    assert (tmp_path / "slices" / "2.mdb").exists()
 
 
 # Events without a number
