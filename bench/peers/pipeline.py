@@ -100,7 +100,7 @@ class Pipeline:
         base = self._bases.get(number)
         if base is None:
             key = blake2b(number.to_bytes(8, "big", signed=True), key=self._secret, digest_size=32).digest()
-            base = self._bases[number] = blake2b(key=key, digest_size=16)
+            base = self._bases[number] = blake2b(key, digest_size=16)
         return base
 
 
@@ -116,8 +116,8 @@ def _peer(name: str, title: str, config: str, together: int) -> Peer:
 PEER = _peer(
     "pipeline",
     "pure pipeline (floor)",
-    "one process, no network: msgspec decode_lines into a gc=False Struct, keyed BLAKE2b by copy and update, one "
-    "sorted putmulti into LMDB, fsync; a commit per batch",
+    "one process, no network: msgspec decode_lines into a gc=False Struct, BLAKE2b under a key per slice by copy and "
+    "update, one sorted putmulti into LMDB, fsync; a commit per batch",
     1,
 )
 GROUPED = _peer(

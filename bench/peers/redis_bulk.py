@@ -68,7 +68,7 @@ class Bulk:
         base = self._bases.get(number)
         if base is None:
             key = blake2b(number.to_bytes(8, "big", signed=True), key=self._secret, digest_size=32).digest()
-            base = self._bases[number] = blake2b(key=key, digest_size=16)
+            base = self._bases[number] = blake2b(key, digest_size=16)
         return base
 
 
@@ -96,8 +96,8 @@ def _peer(fsync: Fsync) -> Peer:
         title=f"bulk endpoint in aiohttp + Redis, AOF {fsync}",
         config=(
             f"{redis_server.config(fsync)}. aiohttp on uvloop, no access log; msgspec decodes the NDJSON body, users "
-            "are hashed with a keyed BLAKE2b per slice, one SADD and one HINCRBY per type go to Redis in one pipeline "
-            "(redis-py with hiredis), then 202"
+            "are hashed with BLAKE2b under a key per slice, one SADD and one HINCRBY per type go to Redis in one "
+            "pipeline (redis-py with hiredis), then 202"
         ),
         open=opened,
     )

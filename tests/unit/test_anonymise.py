@@ -11,13 +11,16 @@ SECRET = bytes(range(32))
 
 
 def test_a_user_key_is_made_as_the_design_says():
-    """BLAKE2b under the slice key, which is BLAKE2b under the secret: anybody with the secret can check it."""
+    """BLAKE2b of slice key and name; the former is BLAKE2b under the secret: whoever has that can check it."""
     slice_key = blake2b(
         (-3).to_bytes(8, "big", signed=True), key=SECRET, digest_size=32, person=b"tslice/slice"
     ).digest()
-    user_key = blake2b(b"ann", key=slice_key, digest_size=16, person=b"tslice/user").digest()
+    user_key = blake2b(slice_key + b"ann", digest_size=16, person=b"tslice/user").digest()
+    key_id = blake2b(key=slice_key, digest_size=8, person=b"tslice/keyid/2").digest()
+    keys = SliceKeys(SECRET, SliceId(-3))
 
-    assert SliceKeys(SECRET, SliceId(-3)).user_key(b"ann") == user_key
+    assert keys.user_key(b"ann") == user_key
+    assert keys.key_id == key_id
 
 
 def test_an_id_key_is_scoped_to_user_and_type():
