@@ -14,6 +14,7 @@ import asyncio
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -41,6 +42,7 @@ from api_node.settled_routes import SettledRoutes
 from api_node.share import Share, serve_share
 from api_node.siblings import Siblings
 from api_node.spool_room import SpoolRoom
+from api_node.traced import TracedIntake
 from api_node.worker_client import WATCH_SECONDS
 from api_node.worker_pool import WorkerPool
 from common.access import Access, Rules
@@ -58,6 +60,7 @@ from common.slices import SECOND, Micros
 from common.tasks import Tasks
 from common.token_watch import TokenWatch
 from common.tokens import load_tokens
+from common.tracing import open_tracing
 from common.web import Health, add_probes, serve
 from common.wire import Batch
 from dashboard.feed import Feed
@@ -71,6 +74,7 @@ if TYPE_CHECKING:
     from common.routing import WorkerId
     from common.slices import SliceId
     from common.tokens import Tokens
+    from common.tracing import Tracing
     from common.web import NodeArguments
 
 HURRY_SECONDS = 2.0  # while stopping: then what no worker has answered for goes to the spool
@@ -104,7 +108,7 @@ def system_now() -> Micros:
 class ApiNode:
     """One API node: parts, wired. Build it inside a running loop; ``app`` brings the parts to life and ends them."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - a list of parts
         self,
         *,
         config: ClusterConfig,
@@ -113,6 +117,7 @@ class ApiNode:
         fail: Callable[[ExitError], None],
         log: Log,
         certificates: Certificates,
+        tracing: Tracing | None = None,
         now: Callable[[], Micros] = system_now,
         deadlines: Deadlines = Deadlines(),
         make_room: Callable[..., SpoolRoom] = SpoolRoom,
@@ -130,6 +135,7 @@ class ApiNode:
         process = metrics.process = None if share is None else share.process
         self._siblings = None if share is None else Siblings(share=share, token=lambda: self._token)
         self._certificates = certificates
+        self._tracing = tracing
         self._tasks = Tasks(log=log)
         # No limit of connections: each worker has one envelope per stream, and one question per slice, under way.
         self._session = aiohttp.ClientSession(
@@ -145,6 +151,7 @@ class ApiNode:
             token=lambda: self._token,
             name=f"the registry at worker {config.registry}",
             tls=certificates.calling,
+            tracing=tracing,
         )
         self._registry = HostedRegistry(peer=self._registry_peer)
         self._membership = Membership(
@@ -200,6 +207,7 @@ class ApiNode:
             log=log,
             watch_seconds=deadlines.watch_seconds,
             tls=certificates.calling,
+            tracing=tracing,
         )
         metrics.follow_workers(lambda: self._workers.links)
         places = Places(
@@ -210,7 +218,8 @@ class ApiNode:
             now=now,
             note_lag=metrics.event_lag_seconds.observe,
         )
-        self._intake = Intake(config=self._running, places=places, workers=self._workers, metrics=metrics)
+        make_intake = Intake if tracing is None else partial(TracedIntake, tracing=tracing)
+        self._intake = make_intake(config=self._running, places=places, workers=self._workers, metrics=metrics)
         queries = Queries(
             config=self._running,
             membership=self._membership,
@@ -227,7 +236,7 @@ class ApiNode:
         metrics.follow_certificates(certificates)
         self.health.reasons += [self._membership.reason, self._tasks.reason, self._died, self._all_refuse]
         self._access, self._token_watch = self._make_access(metrics=metrics, log=log)
-        edge = Edge(metrics=metrics, log=log, access=self._access, scope_of=scope_of)
+        edge = Edge(metrics=metrics, log=log, access=self._access, scope_of=scope_of, tracing=tracing)
         self.app = web.Application(middlewares=[edge.middleware], client_max_size=EVENT_BYTES_MAX)
         AnalyticsRoutes(
             config=self._running,
@@ -308,6 +317,8 @@ class ApiNode:
     async def _life(self, _: web.Application) -> AsyncIterator[None]:
         """Bring the parts to life, in the order in which they need each other."""
         async with AsyncExitStack() as parts:
+            if self._tracing is not None:
+                parts.push_async_callback(self._tracing.leave)
             await parts.enter_async_context(self._session)
             await parts.enter_async_context(self._exchange)
             if self._siblings is not None:
@@ -467,6 +478,7 @@ async def run_node(
         fail=fail,
         log=log,
         certificates=certificates,
+        tracing=open_tracing(config.tracing, node=f"api-{arguments.node}", log=log),
         make_room=make_room,
         share=share,
     )

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import Protocol
 
+    from opentelemetry.trace import SpanContext
+
     from api_node.node_metrics import ApiMetrics
     from api_node.sender import Flight, Parked
     from api_node.spool_room import SpoolRoom
@@ -82,6 +84,9 @@ class Waiter(asyncio.Future[Fate]):
 
     So nobody who waits can cancel it, which saves each event a shield and a deadline of its own.
     """
+
+    # Of the requests that wait and are sampled; see common/tracing.py.
+    traces: tuple[SpanContext, ...] = ()
 
     def __init__(self, *, seconds: float) -> None:
         super().__init__()

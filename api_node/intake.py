@@ -31,7 +31,13 @@ _STOPPING = "this node is about to stop"
 
 
 class Intake:
-    """Takes events."""
+    """Takes events.
+
+    Attributes:
+        bulk_request: what takes many at once.
+    """
+
+    bulk_request: Callable[..., BulkRequest] = BulkRequest
 
     def __init__(
         self, *, config: Callable[[], ClusterConfig], places: Places, workers: WorkerPool, metrics: ApiMetrics
@@ -120,7 +126,7 @@ class Intake:
         """
         if self.draining:
             raise NotTaken(_STOPPING)
-        request = BulkRequest(places=self._places, workers=self._workers, types=self._config().event_types)
+        request = self.bulk_request(places=self._places, workers=self._workers, types=self._config().event_types)
         for piece in pieces:
             if self._is_draining():
                 request.turn_away(piece, NotTaken(_STOPPING))

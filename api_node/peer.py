@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from api_node.exchange import Exchange
+    from common.tracing import Tracing
 
 T = TypeVar("T")
 
@@ -51,6 +52,7 @@ class Peer:
         token: the internal token, if there is one.
         name: what people call it, if the URL does not say enough.
         tls: for a connection to an https URL; None: as the library has it.
+        tracing: lets workers know the current span; None: there is none.
     """
 
     def __init__(
@@ -62,7 +64,9 @@ class Peer:
         name: str | None = None,
         exchange: Exchange | None = None,
         tls: Callable[[], ssl.SSLContext | None] = lambda: None,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self.url = url
         self._name = name
         self._session = session
@@ -113,6 +117,8 @@ class Peer:
         headers = {**more} if content_type is None else {"Content-Type": content_type, **more}
         if (token := self._token()) is not None:
             headers["Authorization"] = f"Bearer {token}"
+        if self._tracing is not None:
+            self._tracing.inject(headers)
         try:
             async with asyncio.timeout(seconds):
                 if self._exchange is not None and body is not None and content_type == wire.MEDIA_TYPE:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from common.logs import Log
     from common.routing import Route, WorkerId
     from common.slices import SliceId
+    from common.tracing import Tracing
     from common.wire import Pins
 
 QUESTION_SECONDS = 3.0
@@ -62,7 +63,9 @@ class WorkerLink:
         watch_seconds: float = WATCH_SECONDS,
         away_seconds: float = AWAY_SECONDS,
         receipt_seconds: float = RECEIPT_SECONDS,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self.worker = worker
         self.peer = peer
         self.cache = cache
@@ -77,7 +80,7 @@ class WorkerLink:
         self._tasks = Tasks(log=self._log)
         self.delivery = Delivery(
             worker=worker,
-            send=self._send,
+            send=self._send if tracing is None else self._send_traced,
             room=room,
             cluster=lambda: membership.cluster,
             empty_batch=empty_batch,
@@ -228,6 +231,17 @@ class WorkerLink:
                 self._joined_as = None  # find out who answers there now
             self._metrics.batches.labels(receipt.outcome.value).inc()
         return reply
+
+    async def _send_traced(self, stream: bytes, flight: Flight[Any], *, spooled: bool, seconds: float) -> Reply:
+        """The same, in a span of the requests in it that are sampled.
+
+        Raises:
+            PeerError, WireError: as ``_send``.
+        """
+        assert self._tracing is not None  # noqa: S101 - as it was chosen
+        requests = [one for batch in flight.batches for one in getattr(batch.waiter, "traces", ())]
+        with self._tracing.delivery(requests, worker=self.worker, batches=len(flight.batches)):
+            return await self._send(stream, flight, spooled=spooled, seconds=seconds)
 
     async def _post(self, stream: bytes, flight: Flight[Any], *, spooled: bool, seconds: float) -> tuple[str, Reply]:
         uuid = await self._join()

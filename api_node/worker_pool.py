@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from common.logs import Log
     from common.routing import Route, WorkerId
     from common.slices import SliceId
+    from common.tracing import Tracing
 
 
 class WorkerPool:
@@ -48,7 +49,9 @@ class WorkerPool:
         away_seconds: float = AWAY_SECONDS,
         receipt_seconds: float = RECEIPT_SECONDS,
         tls: Callable[[], ssl.SSLContext | None] = lambda: None,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self._session = session
         self._exchange = exchange
         self._tls = tls
@@ -113,6 +116,7 @@ class WorkerPool:
                         token=self._token,
                         name=f"worker {worker}",
                         tls=self._tls,
+                        tracing=self._tracing,
                     ),
                     membership=self._membership,
                     cache=SummaryCache(ttl_seconds=config.cache_ttl_seconds, timer=asyncio.get_running_loop().time),
@@ -121,6 +125,7 @@ class WorkerPool:
                     empty_batch=self._empty_batch,
                     away_seconds=self._away_seconds,
                     receipt_seconds=self._receipt_seconds,
+                    tracing=self._tracing,
                     metrics=self._metrics,
                     log=self._log,
                     watch_seconds=self._watch_seconds,

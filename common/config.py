@@ -62,12 +62,29 @@ _KEYS = (
     "api-nodes", "worker-nodes", "length-of-time-slice", "first-slice", "routing",
     "registry", "event-types", "cache-ttl-seconds", "reload-seconds", "close-after-seconds", "close-grace-seconds",
     "max-future-seconds", "max-past-seconds", "max-slices", "spool-max-bytes", "spool-max-age-seconds",
-    "secret-file", "internal-token-file", "tls",
+    "secret-file", "internal-token-file", "tls", "tracing",
     "tokens-file", "rate-limits", "cors-origins", "trusted-proxies", "compat",
 )  # fmt: skip
 _RATE_LIMITS = ("per-token", "per-address")
 _TLS_KEYS = ("certificate", "key", "ca", "client-ca")
 NODE_MARK = "{node}"  # in a path of "tls": the node's own name, such as api-0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TracingConfig:
+    """Where traces go.
+
+    Attributes:
+        endpoint: a collector's, for OTLP over HTTP.
+        sample_ratio: the share of requests that are traced though their caller does not ask for it.
+    """
+
+    endpoint: str
+    sample_ratio: float = 0.01
+
+    def __str__(self) -> str:
+        """As the log shows a change."""
+        return f"{self.sample_ratio:g} to {self.endpoint}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +167,7 @@ class ClusterConfig:
         rate_limits: how often clients may call; None: as often as they like.
         cors_origins: of pages that may call from a browser; ``("*",)``: all.
         trusted_proxies: whose X-Forwarded-For is believed.
+        tracing: where OpenTelemetry traces go; None: there are none.
         compat: "rt" for answers as an older system's clients expect them.
         version: a digest of the file's bytes.
     """
@@ -173,6 +191,7 @@ class ClusterConfig:
     secret_file: Path
     internal_token_file: Path | None = None
     tls: TlsFiles | None = None
+    tracing: TracingConfig | None = None
     tokens_file: Path | None = None
     rate_limits: RateLimits | None = None
     cors_origins: tuple[str, ...] = ()
@@ -355,6 +374,7 @@ class _Reader:
             spool_max_age_seconds=self._number("spool-max-age-seconds", 0, SPAN_SECONDS_MAX, default=86_400) or 0,
             secret_file=self._path("secret-file", "secret.key") or self._folder,
             internal_token_file=self._path("internal-token-file", None),
+            tracing=self._tracing(),
             tls=self._tls((*api_nodes.values(), *worker_nodes.values())),
             tokens_file=self._path("tokens-file", None),
             rate_limits=self._rate_limits(),
@@ -504,6 +524,24 @@ class _Reader:
             return None
         return self._folder / value
 
+    def _tracing(self) -> TracingConfig | None:
+        value = self._fields.get("tracing")
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            what = 'an object such as {"endpoint": "http://localhost:4318/v1/traces", "sample-ratio": 0.01}'
+            self._problem("tracing", f"must be {what} or null, not {_shown(value)}")
+            return None
+        self._unknown("tracing", value, ("endpoint", "sample-ratio"))
+        endpoint, ratio = value.get("endpoint"), value.get("sample-ratio", 0.01)
+        if not _is_url(endpoint):
+            what = "a URL such as http://localhost:4318/v1/traces, without user and password"
+            self._problem("tracing.endpoint", f"must be {what}")  # not shown: it may have one
+        if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 <= ratio <= 1:
+            self._problem("tracing.sample-ratio", f"must be a number from 0 to 1, not {_shown(ratio)}")
+            ratio = 0.0
+        return TracingConfig(endpoint=str(endpoint), sample_ratio=float(ratio))
+
     def _tls(self, urls: Iterable[str]) -> TlsFiles | None:
         value = self._fields.get("tls")
         if value is None:
@@ -589,6 +627,18 @@ class _Reader:
             return value
         self._problem("compat", f'must be "rt" or null, not {_shown(value)}')
         return None
+
+
+def _is_url(url: object) -> bool:
+    if not isinstance(url, str) or not _URL.fullmatch(url):
+        return False
+    try:
+        parts = urlsplit(url)
+        return (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc and parts.port != 0
+        )
+    except ValueError:
+        return False
 
 
 def _wrong_with_url(url: object, path: str) -> str | None:

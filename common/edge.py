@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from common.logs import Log
     from common.metrics import Metrics
     from common.tokens import Scope
+    from common.tracing import Tracing
 
 ENDLESS = web.RequestKey("endless", bool)
 """Set by a handler whose answer lasts as long as its client likes: it is counted, and not timed."""
@@ -47,6 +48,7 @@ class Edge:
         log: gets what is a defect.
         access: who may call; None: everybody, since each handler asks for itself.
         scope_of: what a call is, by method and route; None: it is open to all.
+        tracing: makes spans of requests; None: there are none.
     """
 
     def __init__(
@@ -56,7 +58,9 @@ class Edge:
         log: Log,
         access: Access | None = None,
         scope_of: Callable[[str, str], Scope | None] = lambda *_: None,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self._access = access
         self._scope_of = scope_of
         self._metrics = metrics
@@ -88,7 +92,19 @@ class Edge:
             self._note(method, route, response.status, None if ENDLESS in request else started)
             return response
 
-        return edge
+        tracing = self._tracing
+        if tracing is None:
+            return edge
+
+        @web.middleware
+        async def traced(request: web.Request, handler: Handler) -> web.StreamResponse:
+            resource = request.match_info.route.resource
+            route = resource.canonical if resource is not None else "unknown"
+            method = request.method if request.method in _METHODS else "other"
+            answer: web.StreamResponse = await tracing.around(method, route, lambda it: edge(it, handler))(request)
+            return answer
+
+        return traced
 
     async def allow_pages(self, request: web.Request, response: web.StreamResponse) -> None:
         """Tell browsers who may have an answer; for the signal ``on_response_prepare``, so streams have it too."""
@@ -105,7 +121,7 @@ class Edge:
             self._note(method, route, response.status, started)
             return response
 
-        return edge
+        return edge if self._tracing is None else self._tracing.around(method, route, edge)
 
     def plain(self, method: str, route: str, handler: PlainHandler) -> PlainRoute:
         """The same for a route of the fast lane."""
@@ -114,7 +130,7 @@ class Edge:
         return PlainRoute(
             access=access,
             admit=lambda head, owner: self._admit_plain(head, owner, scope),
-            handler=handler,
+            handler=handler if self._tracing is None else self._tracing.around_plain(method, route, handler),
             problem=lambda error: self.problem(error, route=route),
             note=lambda status, started: self._note(method, route, status, started),
         )

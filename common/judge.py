@@ -25,7 +25,7 @@ AnyId = TypeVar("AnyId", bound=str)
 _PLAIN = (
     "registry", "event_types", "cache_ttl_seconds", "reload_seconds", "close_after_seconds", "close_grace_seconds",
     "max_future_seconds", "max_past_seconds", "max_slices", "spool_max_bytes", "spool_max_age_seconds",
-    "secret_file", "internal_token_file", "tls",
+    "secret_file", "internal_token_file", "tls", "tracing",
     "tokens_file", "rate_limits", "cors_origins", "trusted_proxies", "compat",
 )  # fmt: skip
 

@@ -20,6 +20,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
@@ -34,6 +35,7 @@ from common.logs import Form, Log, new_log
 from common.routing import WorkerId
 from common.slices import Micros
 from common.tasks import Tasks
+from common.tracing import open_tracing
 from common.web import Health, add_probes, serve
 from common.wire import WORKER_BODY_BYTES_MAX
 from worker_node.closing import Closing
@@ -47,6 +49,7 @@ from worker_node.registry import Registry, RegistryThread
 from worker_node.shelf import SLICES_FOLDER, Shelf, open_files_bound
 from worker_node.space import Space
 from worker_node.totals import Totals
+from worker_node.traced import TracedHandlers
 from worker_node.verification import Verification
 from worker_node.write_list import WriteList
 from worker_node.writer import Writer
@@ -112,7 +115,7 @@ class _Settings:
 
 
 @asynccontextmanager
-async def open_worker(
+async def open_worker(  # noqa: PLR0915 - a list of parts
     place: Place,
     *,
     log: Log,
@@ -138,7 +141,10 @@ async def open_worker(
     url = _url(config, place.worker)
     certificates = Certificates(node=f"worker-{place.worker}", url=url, config=config, log=log, calls_workers=False)
     settings = _Settings(config, certificates)
+    tracing = open_tracing(config.tracing, node=f"worker-{place.worker}", log=log)
     async with AsyncExitStack() as stack:
+        if tracing is not None:
+            stack.push_async_callback(tracing.leave)
         directory = stack.enter_context(DataDirectory(folder=place.folder, worker=place.worker))
         mark = stack.enter_context(FailureMark(folder=place.folder))
 
@@ -195,9 +201,10 @@ async def open_worker(
         metrics.follow_config(watch)
         metrics.follow_certificates(certificates)
         health = Health(reasons=[tasks.reason, space.problem])
-        edge = Edge(metrics=metrics, log=log)
+        edge = Edge(metrics=metrics, log=log, tracing=tracing)
         app = web.Application(middlewares=[edge.middleware], client_max_size=WORKER_BODY_BYTES_MAX)
-        Handlers(
+        make_handlers = Handlers if tracing is None else partial(TracedHandlers, tracing=tracing)
+        make_handlers(
             worker=place.worker,
             membership=membership,
             writer=writer,

@@ -157,7 +157,7 @@ class Handlers:
     async def batches(self, request: web.Request) -> web.StreamResponse:
         """Take numbered batches; the answer has a receipt for each."""
         body = await self._posted(request, MEDIA_TYPE)
-        envelope, batches = decode_envelope(body)
+        envelope, batches = self._decoded(body)
         refusal = self._membership.refusal(envelope.cluster, envelope.worker)
         if refusal is None:
             receipts = await self._receive(envelope, batches, len(body))
@@ -165,6 +165,9 @@ class Handlers:
             receipts = [_refused(batch, refusal, self._membership.explain(refusal)) for batch in batches]
         self._metrics.answered(zip(receipts, (len(batch.kinds) for batch in batches), strict=True))
         return _packed(Reply(worker=self._membership.uuid, claims=self._totals.claims, receipts=tuple(receipts)))
+
+    def _decoded(self, body: bytes) -> tuple[Envelope, tuple[Batch, ...]]:
+        return decode_envelope(body)
 
     async def _receive(self, envelope: Envelope, batches: Sequence[Batch], body_bytes: int) -> list[Receipt]:
         refused: dict[int, Receipt] = {}

@@ -19,6 +19,7 @@ KEYS = (
     "api-nodes", "worker-nodes", "length-of-time-slice", "first-slice", "routing", "registry", "event-types",
     "cache-ttl-seconds", "reload-seconds", "close-after-seconds", "max-slices", "secret-file", "tls", "compat", "other",
     "tokens-file", "rate-limits", "cors-origins", "trusted-proxies",
+    "tracing",
 )  # fmt: skip
 
 

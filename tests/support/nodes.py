@@ -31,6 +31,7 @@ from common.listener import Runner
 from common.logs import Log, new_log
 from common.routing import WorkerId
 from common.slices import SECOND, Micros
+from common.tracing import open_tracing
 from tests.support import cluster
 from tests.support.cluster import FIRST, FIRST_SLICE, HOUR, Answer, routing_entries
 from tests.support.events import CANARY
@@ -255,6 +256,7 @@ class Nodes:
         api.parts = ApiNode(
             config=config,
             certificates=certificates,
+            tracing=open_tracing(config.tracing, node=f"api-{name}", log=log),
             cluster_file=path,
             data=api.data,
             fail=api.failures.append,

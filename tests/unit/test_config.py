@@ -16,6 +16,8 @@ from common.slices import parse_instant
 from tests.support.configs import FOLDER, ISSUE_EXAMPLE, cluster_bytes, cluster_config, workers
 
 EXAMPLE = 'an object such as {"certificate": "tls/{node}.crt", "key": "tls/{node}.key", "ca": "tls/ca.crt"}'
+TRACED = 'an object such as {"endpoint": "http://localhost:4318/v1/traces", "sample-ratio": 0.01}'
+NEEDED = "must be a URL such as http://localhost:4318/v1/traces, without user and password"
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -112,10 +114,35 @@ def test_who_may_call_is_read():
     assert cluster_config(cors_origins="*").cors_origins == ("*",)
 
 
+@pytest.mark.parametrize(
+    ("tracing", "told"),
+    [
+        ("on", f'tracing: must be {TRACED} or null, not "on"'),
+        ({}, f"tracing.endpoint: {NEEDED}"),
+        ({"endpoint": "http://user:secret@x/"}, f"tracing.endpoint: {NEEDED}"),
+        ({"endpoint": "http://x:99999/"}, f"tracing.endpoint: {NEEDED}"),
+        ({"endpoint": "http://x/", "sample-ratio": 2}, "tracing.sample-ratio: must be a number from 0 to 1, not 2"),
+        ({"endpoint": "http://x/", "ratio": 1}, 'tracing.ratio: unknown key; known: "endpoint", "sample-ratio"'),
+    ],
+)  # fmt: skip
+def test_tracing_needs_an_endpoint(tracing, told):
+    """Which is not shown: it may have a password."""
+    assert problems(tracing=tracing) == [told]
+
+
+def test_a_hundredth_is_traced_unless_the_file_says_otherwise():
+    """Off if it says nothing."""
+    assert cluster_config().tracing is None
+    found = cluster_config(tracing={"endpoint": "https://x/v1/traces"}).tracing
+    assert found is not None
+    assert (found.endpoint, found.sample_ratio) == ("https://x/v1/traces", 0.01)
+
+
 def test_null_stands_for_the_default_where_that_is_null():
     """And for nothing else."""
     text = json.dumps(json.loads(cluster_bytes()) | dict.fromkeys(
-        ("close-after-seconds", "max-past-seconds", "internal-token-file", "tls", "compat", "reload-seconds"))
+        ("close-after-seconds", "max-past-seconds", "internal-token-file", "tls", "tracing", "compat",
+         "reload-seconds"))
     )  # fmt: skip
 
     assert problems(text.encode()) == ["reload-seconds: must be a number from 0.01 to 86400, not null"]
@@ -190,8 +217,8 @@ def test_every_problem_is_told_at_once_with_its_path_and_what_is_allowed():
         '"registry", "event-types", "cache-ttl-seconds", "reload-seconds", "close-after-seconds", '
         '"close-grace-seconds", '
         '"max-future-seconds", "max-past-seconds", "max-slices", "spool-max-bytes", "spool-max-age-seconds", '
-        '"secret-file", "internal-token-file", "tls", "tokens-file", "rate-limits", "cors-origins", "trusted-proxies", '
-        '"compat"'),
+        '"secret-file", "internal-token-file", "tls", "tracing", "tokens-file", "rate-limits", "cors-origins", '
+        '"trusted-proxies", "compat"'),
         'api-nodes["a b"]: an id has 1 to 64 of A-Z a-z 0-9 _ . -',
         ('api-nodes["a b"]: must be a URL such as http://localhost:8000/analytics; '
         'the scheme must be http or https, not "ftp"'),
