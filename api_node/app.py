@@ -308,7 +308,9 @@ class ApiNode:
             problems=self._problems,
             viewers=lambda: self.feed.viewers,
             now=self._now,
+            siblings=self._siblings,
         )
+        overview.add_to(self.app)
         feed = Feed(collect=overview.snapshot, tasks=self._tasks, log=log)
         metrics.live_viewers.set_function(lambda: feed.viewers)
         metrics.live_dropped.set_function(lambda: feed.dropped)

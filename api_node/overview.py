@@ -8,18 +8,26 @@
 A worker that does not answer takes nothing away: its part stays as it was told last, and the figures say that it is
 silent. So the page moves on every tick whoever is away, and no figure falls because of it. Beside the questions to the
 workers everything here is at hand; no question goes to the registry.
+
+In a node of several processes, what each counts by itself is asked of it at every tick too, and added up.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
+from aiohttp import web
+
+from api_node.siblings import FIGURES_PATH
 from common.errors import PeerError, WireError
 from common.routing import proposed_route
 from common.slices import SECOND, SliceId
 from common.summaries import CLICK, IMPRESSION, Summary, add
+from common.web import json_response
 from dashboard.rates import Growth, Rate
 from dashboard.snapshot import (
     Cluster,
@@ -42,6 +50,7 @@ if TYPE_CHECKING:
     from api_node.membership import Membership
     from api_node.node_metrics import ApiMetrics
     from api_node.settled_routes import SettledRoutes
+    from api_node.siblings import Siblings
     from api_node.spool_room import SpoolRoom
     from api_node.worker_client import WorkerLink
     from api_node.worker_pool import WorkerPool
@@ -60,6 +69,28 @@ PATIENCE_SECONDS = 0.5  # for workers, so that there is a snapshot every second 
 SILENT_SECONDS = 3.0  # without an answer: the deadline of a question
 
 MILLISECOND = SECOND // 1000
+
+
+class ProcessFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What one process counts by itself: those of all processes of a node add up to the node's.
+
+    Attributes:
+        events: answered with success since it started.
+        queues: events that wait for a receipt, by worker.
+        spools: events on its disk, by worker.
+        spool_bytes: of those.
+        spool_age_seconds: how long the oldest wait.
+        parked: slices that a worker refuses, by worker.
+        viewers: who look at it.
+    """
+
+    events: int
+    queues: dict[str, int]
+    spools: dict[str, int]
+    spool_bytes: int
+    spool_age_seconds: float
+    parked: dict[str, tuple[int, ...]]
+    viewers: int
 
 
 @dataclass(slots=True)
@@ -91,6 +122,7 @@ class Overview:
         problems: Callable[[], list[str]],
         viewers: Callable[[], int],
         now: Callable[[], Micros],
+        siblings: Siblings | None = None,
     ) -> None:
         self._config = config
         self._membership = membership
@@ -103,11 +135,35 @@ class Overview:
         self._problems = problems
         self._viewers = viewers
         self._now = now
+        self._siblings = siblings
+        self._hearing: asyncio.Task[None] | None = None
+        self._heard: dict[int, ProcessFigures | None] = {}
         self._sights: dict[WorkerId, _Sight] = {}
         self._counted = Rate()
         self._taken = Rate()
         self._ticks_until_past = 0
         self._current: SliceId | None = None
+
+    def add_to(self, app: web.Application) -> None:
+        """Register the route that the other processes of this node ask."""
+        app.router.add_get(FIGURES_PATH, self.show_process)
+
+    async def show_process(self, _: web.Request) -> web.Response:
+        """What this process counts."""
+        return json_response(self.of_process())
+
+    def of_process(self) -> ProcessFigures:
+        """The same."""
+        links = self._workers.links
+        return ProcessFigures(
+            events=self._metrics.events_taken(),
+            queues={name: events for name, link in links.items() if (events := link.delivery.queued()[0])},
+            spools={str(name): events for name, events in self._room.events_by_worker().items()},
+            spool_bytes=self._room.size_bytes,
+            spool_age_seconds=self._room.age_seconds,
+            parked={name: tuple(parked) for name, link in links.items() if (parked := link.delivery.parked())},
+            viewers=self._viewers(),
+        )
 
     async def snapshot(self) -> Snapshot:
         """Everything, as it is now."""
@@ -115,9 +171,13 @@ class Overview:
         links = list(self._workers.links.values())
         self._sights = {link.worker: self._sights.get(link.worker, _Sight()) for link in links}
         current = None if self._membership.pins is None else self._membership.clock.slice_at(now)
-        if current is not None and (asking := self._ask(links, current)):
+        asking = [] if current is None else self._ask(links, current)
+        if self._siblings is not None:
+            asking.append(self._ask_siblings(self._siblings))
+        if asking:
             await asyncio.wait(asking, timeout=PATIENCE_SECONDS)
-        shown = chosen([self._show_worker(link, current) for link in links])
+        whole = _together([self.of_process(), *(one for one in self._heard.values() if one is not None)])
+        shown = chosen([self._show_worker(link, current, whole) for link in links])
         grown = sum(sight.growth.total for sight in self._sights.values())
         return Snapshot(
             at=now // MILLISECOND,
@@ -126,7 +186,7 @@ class Overview:
             workers=shown,
             workers_more=len(links) - len(shown),
             events_per_second=self._counted.note(self._time(), grown),
-            node=self._show_node(links),
+            node=self._show_node(whole),
             cluster=self._show_cluster(current),
         )
 
@@ -151,6 +211,15 @@ class Overview:
                 sight.asking = self._tasks.start(f"look-at-{link.worker}", self._look(link, sight, asked))
             asking.append(sight.asking)
         return asking
+
+    def _ask_siblings(self, siblings: Siblings) -> asyncio.Task[None]:
+        if self._hearing is None or self._hearing.done():
+            self._hearing = self._tasks.start("look-at-siblings", self._hear(siblings))
+        return self._hearing
+
+    async def _hear(self, siblings: Siblings) -> None:
+        """Ask the other processes; a task's body."""
+        self._heard = await siblings.figures(ProcessFigures)
 
     async def _look(self, link: WorkerLink, sight: _Sight, slices: tuple[SliceId, ...]) -> None:
         """Ask a worker for slices, the current one first; a task's body."""
@@ -232,7 +301,7 @@ class Overview:
             return False
         return self._time() - sight.answered_at <= SILENT_SECONDS
 
-    def _show_worker(self, link: WorkerLink, current: SliceId | None) -> Worker:
+    def _show_worker(self, link: WorkerLink, current: SliceId | None, whole: ProcessFigures) -> Worker:
         sight = self._sights[link.worker]
         told = None if current is None else sight.told.get(current)
         detail = link.refusal or link.trouble
@@ -243,24 +312,27 @@ class Overview:
             in_route=current is not None and link.worker in self._route(current),
             users=0 if told is None else told.users,
             events=0 if told is None else sum(told.counts.values()),
-            queue_events=link.delivery.queued()[0],
-            spool_events=self._room.events_by_worker()[link.worker],
-            parked=len(link.delivery.parked()),
+            queue_events=whole.queues.get(link.worker, 0),
+            spool_events=whole.spools.get(link.worker, 0),
+            parked=len(whole.parked.get(link.worker, ())),
             silent_seconds=None if sight.answered_at is None else self._time() - sight.answered_at,
         )
 
     def _route(self, at: SliceId) -> Route:
         return self._routes.known(at) or proposed_route(self._config().routing, at)
 
-    def _show_node(self, links: list[WorkerLink]) -> Node:
+    def _show_node(self, whole: ProcessFigures) -> Node:
+        silent = [number for number, one in self._heard.items() if one is None]
         return Node(
-            events_per_second=self._taken.note(self._time(), self._metrics.events_taken()),
-            process=self._metrics.process,
-            queue_events=sum(link.delivery.queued()[0] for link in links),
-            spool_events=self._room.events,
-            spool_bytes=self._room.size_bytes,
-            spool_age_seconds=self._room.age_seconds,
-            viewers=self._viewers(),
+            # Without one of the processes it is not known; and when that one is back, it has not jumped.
+            events_per_second=None if silent else self._taken.note(self._time(), whole.events),
+            processes=1 + len(self._heard),
+            processes_silent=silent,
+            queue_events=sum(whole.queues.values()),
+            spool_events=sum(whole.spools.values()),
+            spool_bytes=whole.spool_bytes,
+            spool_age_seconds=whole.spool_age_seconds,
+            viewers=whole.viewers,
             problems=shortened(self._problems()),
         )
 
@@ -293,3 +365,23 @@ class Overview:
     @staticmethod
     def _time() -> float:
         return asyncio.get_running_loop().time()
+
+
+def _together(figures: list[ProcessFigures]) -> ProcessFigures:
+    """What the processes of a node count together."""
+    queues, spools = Counter[str](), Counter[str]()
+    parked: dict[str, set[int]] = {}
+    for one in figures:
+        queues.update(one.queues)
+        spools.update(one.spools)
+        for worker, slices in one.parked.items():
+            parked.setdefault(worker, set()).update(slices)
+    return ProcessFigures(
+        events=sum(one.events for one in figures),
+        queues=dict(queues),
+        spools=dict(spools),
+        spool_bytes=sum(one.spool_bytes for one in figures),
+        spool_age_seconds=max(one.spool_age_seconds for one in figures),
+        parked={worker: tuple(sorted(slices)) for worker, slices in parked.items()},
+        viewers=sum(one.viewers for one in figures),
+    )

@@ -21,6 +21,7 @@ SCOPES = {
     ("GET", "/analytics/allslices"): Scope.READ,
     ("GET", "/cluster"): Scope.READ,
     ("GET", "/live"): Scope.READ,
+    ("GET", "/live/process"): Scope.READ,
     ("GET", "/metrics"): Scope.READ,
     ("POST", "/cluster/routes"): Scope.ADMIN,
 }

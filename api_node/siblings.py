@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from functools import reduce
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import aiohttp
 
@@ -28,7 +28,12 @@ if TYPE_CHECKING:
     from api_node.share import Share
     from common.slices import SliceId
 
+T = TypeVar("T")
+
+FIGURES_PATH = "/live/process"
+
 METRICS_SECONDS = 2.0  # well within the 10 s that Prometheus waits
+FIGURES_SECONDS = 0.4  # within what the dashboard waits for a snapshot
 ROUTES_SECONDS = 30.0  # the spools are read for it
 
 
@@ -81,6 +86,17 @@ class Siblings:
             return await self._peers[number].get("/metrics", seconds=METRICS_SECONDS)
         except (PeerError, WireError):
             return None
+
+    async def figures(self, kind: type[T]) -> dict[int, T | None]:
+        """What each of the other processes counts by itself; None of one that does not say."""
+
+        async def one(peer: Peer) -> T | None:
+            try:
+                return await peer.get_json(FIGURES_PATH, kind, seconds=FIGURES_SECONDS)
+            except (PeerError, WireError):
+                return None
+
+        return dict(zip(self._peers, await asyncio.gather(*map(one, self._peers.values())), strict=True))
 
     async def routes(self, request: web.Request, question: RoutesQuestion, own: KnownRoutes) -> KnownRoutes:
         """A page of all routes that the node knows.

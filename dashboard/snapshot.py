@@ -115,13 +115,15 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         spool_events: events on its disk.
         spool_bytes: of those.
         spool_age_seconds: how long the oldest wait.
-        process: which of its processes this is about, if it has several.
+        processes: how many it has.
+        processes_silent: those of them that do not tell; what they count is in no figure.
         viewers: pages that look at it.
         problems: what people should know.
     """
 
     events_per_second: float | None
-    process: int | None
+    processes: int
+    processes_silent: Sequence[int]
     queue_events: int
     spool_events: int
     spool_bytes: int

@@ -357,6 +357,7 @@ NOT_PART = {
     "/cluster/routes": "between nodes, and for `tallyslice registry`: asked in msgpack, with the internal token",
     "/": "the dashboard, a page for people",
     "/dashboard/{name}": "likewise",
+    "/live/process": "what one process of a node counts, for the others",
     "/live": "what that page reads: its form follows the page, and changes with it",
     "/docs": "a page for people, which shows the document",
     "/docs/viewer.js": "likewise",

@@ -62,7 +62,7 @@ function showTypes({ types, types_more, events_more }) {
 function showRates({ at, events_per_second, node }) {
   say($("rate-cluster"), rate(events_per_second));
   say($("rate-node"), rate(node.events_per_second));
-  say($("rate-node-name"), node.process === null ? "This node" : `Process ${node.process} of this node`);
+  say($("rate-node-hint"), node.processes > 1 ? `taken by its ${node.processes} processes` : "taken at this door");
   spark.show(at, events_per_second);
 }
 
@@ -183,6 +183,7 @@ function showNotices({ current, workers, node, cluster }) {
   }
   if (cluster.refused?.stands) notices.push(["warn", "The cluster file on disk is refused; the one before is in use. Why is under Cluster."]);
   const known = new Set(workers.map((worker) => worker.detail));
+  if (node.processes_silent.length) notices.push(["warn", `Process ${node.processes_silent.join(", ")} of this node does not answer: what it takes, and what waits in it, is not shown.`]);
   for (const problem of node.problems) if (!known.has(problem)) notices.push(["warn", problem]);
   const key = JSON.stringify(notices);
   if (told.notices === key) return;

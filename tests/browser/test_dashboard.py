@@ -11,20 +11,18 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import expect
 
-from api_node.app import Deadlines
 from common.tokens import Scope, entry_of, new_token, write_entries
 from dashboard.snapshot import Current, Past, Snapshot, Worker
 from tests.support.browser import PHONE, Chromium, Visit
 from tests.support.cluster import FIRST, HOUR
 from tests.support.events import CANARY
 from tests.support.live import Stage
-from tests.support.nodes import Nodes, until
+from tests.support.nodes import PATIENT, Nodes, until
 from tests.support.snapshots import Source, snapshot
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 expect.set_options(timeout=30_000)  # milliseconds; on a busy machine a snapshot may be late
-PATIENT = Deadlines(watch_seconds=0.2)  # as in service, since the browser needs the machine too
 LONG = "a-type-of-event-whose-name-is-as-long-as-any-name-may-be-x-64.ch"
 NASTY = '<img src=x onerror="document.title=1">'
 LOST = "net::ERR_"  # what the browser says of a server that is gone

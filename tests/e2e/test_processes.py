@@ -19,6 +19,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
@@ -28,6 +29,7 @@ import pytest_asyncio
 from common.wire import MEDIA_TYPE, KnownRoutes, RoutesQuestion, decode, encode
 from tests.support.cluster import FIRST, HOUR, Cluster, Node
 from tests.support.events import Model, Post, user
+from tests.support.live import LiveStream
 from tests.support.load import Connection, Stream, pour
 from tests.support.patience import eventually
 from tests.torture.crowd import Crowd, events
@@ -221,6 +223,37 @@ async def test_a_process_that_does_not_answer_is_seen(cluster: Cluster) -> None:
 
     assert re.findall(r'^.*process="0".*$', text, re.MULTILINE) == ['tallyslice_ready{process="0"} 0.0']
     assert 'tallyslice_ready{process="1"} 1.0' in text
+
+
+async def test_the_dashboard_shows_the_processes_as_one_node(cluster: Cluster, hour: int) -> None:
+    """Whichever of them a viewer reaches: what each counts is added up, and one that does not answer is named."""
+    pids = await all_serve(cluster)
+    doors = [cluster.api["0"].data / "processes" / f"{process}.sock" for process in (0, 0, 0, 1, 1)]
+    async with AsyncExitStack() as looking:
+        viewers = [await looking.enter_async_context(LiveStream("http://node", door=door)) for door in doors]
+        connections = await connections_to_all(cluster)
+
+        async def together() -> None:
+            for connection in connections.values():
+                assert (await connection.post(Post(at=hour, user=user("looked-at"))))[0] == 202
+            for viewer in viewers:
+                node = (await viewer.snapshot())["node"]
+                assert (node["processes"], node["processes_silent"], node["viewers"]) == (PROCESSES, [], len(viewers))
+                assert node["events_per_second"] not in (None, 0)
+
+        await eventually(together, seconds=20)
+        for connection in connections.values():
+            connection.close()
+        os.kill(pids[0], signal.SIGSTOP)
+        try:
+
+            async def silent() -> None:
+                node = (await viewers[-1].snapshot())["node"]
+                assert (node["processes_silent"], node["events_per_second"]) == ([0], None)
+
+            await eventually(silent, seconds=20)
+        finally:
+            os.kill(pids[0], signal.SIGCONT)
 
 
 async def test_a_node_is_not_started_twice(cluster: Cluster) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
@@ -57,8 +58,9 @@ class Stage:
 class LiveStream:
     """An async context manager: reads ``/live`` of a node, snapshot by snapshot."""
 
-    def __init__(self, base: str, *, last_id: str | None = None) -> None:
+    def __init__(self, base: str, *, last_id: str | None = None, door: Path | None = None) -> None:
         self._url = f"{base}/live"
+        self._door = door
         self._headers = {} if last_id is None else {"Last-Event-ID": last_id}
         self._session: aiohttp.ClientSession | None = None
         self._answer: aiohttp.ClientResponse | None = None
@@ -71,7 +73,9 @@ class LiveStream:
         return self._answer
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True))
+        door = self._door
+        connector = aiohttp.TCPConnector() if door is None else aiohttp.UnixConnector(path=str(door))
+        self._session = aiohttp.ClientSession(connector=connector)
         timeout = aiohttp.ClientTimeout(total=None, sock_read=20)
         self._answer = await self._session.get(self._url, headers=self._headers, timeout=timeout)
         return self

@@ -46,6 +46,9 @@ PARTS = Parts()
 QUICK = Deadlines(delivery_seconds=0.6, question_seconds=0.4, route_seconds=0.4, watch_seconds=0.1)
 """Long enough for a busy machine to answer, short enough to wait for in a test."""
 
+PATIENT = Deadlines(watch_seconds=0.2)
+"""As in service, for tests of something else than deadlines, on a machine that is busy with a browser."""
+
 
 @dataclass(eq=False)
 class Clock:

@@ -22,7 +22,8 @@ def snapshot(at: int = 0, *, problems: Sequence[str] = (), **shown: Any) -> Snap
         events_per_second=None,
         node=Node(
             events_per_second=None,
-            process=None,
+            processes=1,
+            processes_silent=(),
             queue_events=0,
             spool_events=0,
             spool_bytes=0,
