@@ -16,7 +16,12 @@ from tallyslice.screen import plain_console
 @click.command("check-config")
 @click.argument("file", type=click.Path(path_type=Path))
 def check_config(file: Path) -> None:
-    """Check a cluster FILE and show what it means; exit code 78 and every problem if it cannot be used."""
+    r"""Check a cluster FILE and show what it means; exit code 78 and every problem if it cannot be used.
+
+    \b
+    Example:
+      tallyslice check-config etc/cluster.json
+    """
     config = load_config(file)
     console = plain_console()
     console.print(f"{file} is good (version {config.version}).", soft_wrap=True)

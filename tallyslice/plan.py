@@ -62,6 +62,8 @@ def _origin(_: click.Context, __: click.Parameter, url: str | None) -> str | Non
 @click.argument("new", type=click.Path(path_type=Path))
 @click.option(
     "--api",
+    "--url",
+    "-u",
     "origin",
     callback=_origin,
     metavar="URL",
@@ -69,7 +71,12 @@ def _origin(_: click.Context, __: click.Parameter, url: str | None) -> str | Non
 )
 @token_option
 def plan(old: Path, new: Path, origin: str | None, token_file: Path | None) -> None:
-    """Show which slices would route where if the cluster file NEW replaced OLD, and whether it may.
+    r"""Show which slices would route where if the cluster file NEW replaced OLD, and whether it may.
+
+    \b
+    Examples:
+      tallyslice plan cluster.json new.json
+      tallyslice plan cluster.json new.json --url http://localhost:8000    with what is settled already
 
     Exit code 78 if one of the files cannot be used, or if NEW would be refused.
     """
@@ -79,7 +86,7 @@ def plan(old: Path, new: Path, origin: str | None, token_file: Path | None) -> N
     verdict = judge(before, after, pins=state.pins, named=state.named)
     console = plain_console()
     if origin is None:
-        console.print("What is settled already is not known: --api URL asks a running API node.", soft_wrap=True)
+        console.print("What is settled already is not known: --url URL asks a running API node.", soft_wrap=True)
     _print_list(console, "Changes", verdict.changes or ("none",))
     settled = {one.slice: one.route for one in state.settled}
     console.print(_table(route_plan(before, after, settled), with_settled=origin is not None))

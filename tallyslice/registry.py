@@ -21,17 +21,16 @@ from common.config import ClusterConfig, load_config, load_token
 from common.routing import WorkerId
 from common.slices import Micros, SliceId, format_instant
 from tallyslice.screen import plain_console
-from tallyslice.target import node_tls, read_token, token_option
+from tallyslice.target import cluster_option, default_file, node_tls, read_token, token_option
 
 if TYPE_CHECKING:
     from tallyslice.recovery import Rebuilt, Recovery, Replaced
 
 T = TypeVar("T")
 
-DEFAULT_CLUSTER_FILE = Path("etc/cluster.json")
 SLICES_SHOWN_MAX = 20
 
-_cluster_file = click.argument("cluster_file", type=click.Path(path_type=Path), default=DEFAULT_CLUSTER_FILE)
+_cluster_file = click.argument("cluster_file", required=False, type=click.Path(path_type=Path))
 
 
 @click.group
@@ -41,6 +40,7 @@ def registry() -> None:
 
 @registry.command
 @_cluster_file
+@cluster_option
 @click.option(
     "--without",
     "lost",
@@ -50,13 +50,20 @@ def registry() -> None:
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
 @token_option
-def rebuild(cluster_file: Path, lost: Sequence[str], dry_run: bool, token_file: Path | None) -> None:
-    """Rebuild the registry of CLUSTER_FILE from what all its nodes know.
+def rebuild(
+    cluster_file: Path | None, cluster: Path | None, lost: Sequence[str], dry_run: bool, token_file: Path | None
+) -> None:
+    r"""Rebuild the registry of a cluster (CLUSTER_FILE, or --cluster FILE) from what all its nodes know.
+
+    \b
+    Examples:
+      tallyslice registry rebuild --dry-run --cluster /srv/tallyslice/cluster.json
+      tallyslice registry rebuild --without worker-2 --cluster /srv/tallyslice/cluster.json
 
     Every node must answer. With --without, slices that began before now and that nobody else knows of answer 503 from
     then on: whether they hold anything is not known.
     """
-    config = load_config(cluster_file)
+    config = load_config(_file(cluster_file, cluster))
     without = frozenset(_node(config, name) for name in lost)
     console = plain_console()
     now = Micros(time.time_ns() // 1000)
@@ -74,16 +81,22 @@ def rebuild(cluster_file: Path, lost: Sequence[str], dry_run: bool, token_file: 
 @registry.command("replace-worker")
 @click.argument("worker", metavar="ID")
 @_cluster_file
+@cluster_option
 @token_option
-def replace_worker(worker: str, cluster_file: Path, token_file: Path | None) -> None:
-    """Pin the data directory that worker ID of CLUSTER_FILE runs on now, in place of the one that was lost.
+def replace_worker(worker: str, cluster_file: Path | None, cluster: Path | None, token_file: Path | None) -> None:
+    r"""Pin the data directory that worker ID of a cluster runs on now, in place of the one that was lost.
+
+    \b
+    Example:
+      tallyslice registry replace-worker 2 --cluster /srv/tallyslice/cluster.json
 
     Slices that were settled before are incomplete for good, unless their files were put into the new directory first.
     """
-    config = load_config(cluster_file)
+    file = _file(cluster_file, cluster)
+    config = load_config(file)
     if worker not in config.worker_nodes:
         known = ", ".join(config.worker_nodes)
-        message = f"no worker {worker} in {cluster_file}; known: {known}"
+        message = f"no worker {worker} in {file}; known: {known}"
         raise click.UsageError(message)
     console = plain_console()
     replaced = _with_recovery(
@@ -94,6 +107,12 @@ def replace_worker(worker: str, cluster_file: Path, token_file: Path | None) -> 
     )
     _show_replaced(console, worker, replaced)
     _warn_deaf(console, replaced.deaf)
+
+
+def _file(cluster_file: Path | None, cluster: Path | None) -> Path:
+    if cluster_file is not None and cluster is not None:
+        raise click.UsageError("CLUSTER_FILE and --cluster both say which cluster: give one of them")
+    return cluster_file or cluster or default_file()
 
 
 def _with_recovery(

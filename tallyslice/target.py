@@ -130,6 +130,9 @@ ca_option = click.option(
 )
 
 
+cluster_option = _CLUSTER
+
+
 def target_options(*, by_url: bool = True) -> Callable[[F], F]:
     """Give a command the options that say which cluster it means; it calls ``find_target`` with them.
 

@@ -64,9 +64,15 @@ def up(  # noqa: PLR0917 - click hands its options over by name
     leave: bool,
     token_file: Path | None,
 ) -> int:
-    """Run every node of CLUSTER_FILE on this machine, until Ctrl-C.
+    r"""Run every node of CLUSTER_FILE on this machine, until Ctrl-C.
 
     Without CLUSTER_FILE it is etc/cluster.json, or where there is none the example that comes with Tallyslice.
+
+    \b
+    Examples:
+      tallyslice up                                     until Ctrl-C
+      tallyslice up --feed --seconds 30                 fed with random users, and checked
+      tallyslice up --data data/run-20261122-120000     goes on with an earlier run
 
     The nodes read a copy of the file in the data folder; edit it while they run. Ctrl-C during the feeding ends it
     early, checks what was fed, and stops the cluster.

@@ -10,11 +10,12 @@ import click
 import uvloop
 from rich.console import Console
 
+from common.config import load_config
 from tallyslice.interrupts import Interrupts
 from tallyslice.load.order import CLOSED_CONNECTIONS, OPEN_CONNECTIONS, RATE, SECONDS, USERS, Order
 from tallyslice.load.run import Result, load_and_check
 from tallyslice.screen import new_console
-from tallyslice.target import ca_option, node_tls, origin, read_token, token_option
+from tallyslice.target import ca_option, cluster_option, node_tls, origin, read_token, token_option
 
 # Beyond what one process sends, what anybody waits for, what a process has descriptors for, and what a node takes.
 RATE_MAX, SECONDS_MAX, CONNECTIONS_MAX, BULK_MAX = 1_000_000.0, 1_000_000.0, 10_000, 65_536
@@ -36,7 +37,8 @@ seed_option = click.option("--seed", metavar="N", type=int, help="Let the same u
 
 
 @click.command
-@click.argument("urls", nargs=-1, required=True, metavar="URL...")
+@click.argument("urls", nargs=-1, metavar="[URL...]")
+@cluster_option
 @rate_option
 @click.option("--closed", is_flag=True, help="As fast as it goes, instead of at a rate.")
 @seconds_option
@@ -84,13 +86,14 @@ seed_option = click.option("--seed", metavar="N", type=int, help="Let the same u
     default=1.0,
     show_default=True,
     type=click.FloatRange(0),
-    help="The cluster's cache-ttl-seconds.",
+    help="The cluster's cache-ttl-seconds; with --cluster that of the file.",
 )
 @token_option
 @ca_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end, and nothing before it.")
 def load(  # noqa: PLR0917 - click hands its options over by name
     urls: tuple[str, ...],
+    cluster: Path | None,
     rate: float | None,
     closed: bool,
     seconds: float | None,
@@ -106,7 +109,12 @@ def load(  # noqa: PLR0917 - click hands its options over by name
     ca: Path | None,
     as_json: bool,
 ) -> int:
-    """Load a running cluster through the API nodes at URL... with random users, and check that all is counted.
+    r"""Load a running cluster through the API nodes at URL... with random users, and check that all is counted.
+
+    \b
+    Examples:
+      tallyslice load http://localhost:8000 --rate 2000 --reads 10 --seconds 60
+      tallyslice load --cluster etc/cluster.json --closed --bulk 1000 --seconds 30
 
     Clicks and impressions, a tenth of them up to two minutes late, each event with an id and sent again until it is
     acknowledged. At a fixed rate, whatever the cluster does: latencies count from when a request was due. At the end,
@@ -117,8 +125,11 @@ def load(  # noqa: PLR0917 - click hands its options over by name
     """
     if closed and rate is not None:
         raise click.UsageError("--closed is as fast as it goes: it has no --rate")
+    if (cluster is None) == (not urls):
+        raise click.UsageError("which cluster? Give the URL of an API node, or several, or --cluster FILE")
+    config = None if cluster is None else load_config(cluster)
     order = Order(
-        nodes=tuple(map(_origin, urls)),
+        nodes=tuple(map(_origin, urls if config is None else config.api_nodes.values())),
         rate=None if closed else rate or RATE,
         seconds=seconds or SECONDS,
         connections=connections,
@@ -128,8 +139,8 @@ def load(  # noqa: PLR0917 - click hands its options over by name
         new=new / PERCENT,
         ids=ids,
         seed=seed,
-        cache_ttl_seconds=cache_ttl,
-        tls=node_tls(None, ca=ca),
+        cache_ttl_seconds=cache_ttl if config is None else config.cache_ttl_seconds,
+        tls=node_tls(config, ca=ca),
         token=read_token(token_file),
     )
     result = uvloop.run(_load(order, Console(file=io.StringIO()) if as_json else new_console()))

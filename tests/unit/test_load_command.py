@@ -11,7 +11,7 @@ from tallyslice.__main__ import main
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ([], "Missing argument"),
+        ([], "which cluster?"),
         (["localhost:8000"], "must be the URL of an API node"),
         (["http://localhost:8000", "--closed", "--rate", "5"], "--closed is as fast as it goes"),
         (["http://localhost:8000", "--bulk", "0"], "--bulk"),

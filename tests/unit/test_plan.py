@@ -80,7 +80,7 @@ def test_a_plan_of_two_files_shows_which_slices_would_route_where(plan):
         ("slices 3 and later", '["0"]', '["0", "1"]', '["0", "1"]'),
     ]
     assert 'slices 3 and later, where not settled: ["0"] -> ["0", "1"]' in result.output
-    assert "--api URL asks a running API node" in result.output
+    assert "--url URL asks a running API node" in result.output
     assert result.output.endswith("would be accepted.\n")
 
 
@@ -92,7 +92,7 @@ def test_a_plan_of_equal_files_changes_nothing(plan):
 def test_a_plan_beside_a_running_node_shows_what_is_settled(plan, api):
     """Settled slices stay where they are, whatever the new file proposes."""
     api.answer = cluster(["0"], [{"slice": 3, "route": ["0"], "number": 1}, {"slice": 4, "route": ["0"], "number": 2}])
-    result = plan(OLD, cluster_bytes(routing=NEW_ROUTING), "--api", api.url)
+    result = plan(OLD, cluster_bytes(routing=NEW_ROUTING), "--url", api.url)
 
     assert (result.exit_code, result.stderr) == (0, "")
     assert rows(result.output) == [
@@ -101,7 +101,7 @@ def test_a_plan_beside_a_running_node_shows_what_is_settled(plan, api):
         ("slices 5 and later", '["0"]', '["0", "1"]', "", '["0", "1"]'),
     ]
     assert 'worker "2" goes' in result.output
-    assert "--api URL" not in result.output
+    assert "--url URL" not in result.output
 
 
 def test_a_plan_says_what_the_judge_would_say(plan, api):
