@@ -125,7 +125,7 @@ class Certificates:
         """Use the files as they are now, if they are others."""
         files, running = self._files, self._contexts
         try:
-            digest = await asyncio.to_thread(_digest, files)
+            digest = await asyncio.to_thread(self._digest, files)
             if digest == running.digest:
                 self.refusal = self._told = None
                 return
@@ -159,15 +159,34 @@ class Certificates:
         if files is None:
             return Contexts()
         # Before the files are used: if they change meanwhile, the next look finds others than these.
-        digest = _digest(files)
+        digest = self._digest(files)
         listening = calling = None
         if self._listens:
             listening = listening_context(files, ask_for_certificate=not self._calls_workers)
         if self._calls_workers:
             calling = calling_context(files)
-        shows = self._listens or files.client_ca is not None
-        expires = _expires(files.certificate) if shows else math.inf
+        expires = _expires(files.certificate) if self._shows(files) else math.inf
         return Contexts(listening=listening, calling=calling, expires=expires, digest=digest)
+
+    def _shows(self, files: TlsFiles) -> bool:
+        """Whether this node has to show who it is."""
+        return self._listens or (self._calls_workers and files.client_ca is not None)
+
+    def _digest(self, files: TlsFiles | None) -> bytes:
+        """Of those files that this node needs; the others need not be on its machine."""
+        if files is None:
+            return b""
+        needed: dict[str, Path | None] = {}
+        if self._shows(files):
+            needed |= {"certificate": files.certificate, "key": files.key}
+        needed |= {"ca": files.ca} if self._calls_workers else {"client-ca": files.client_ca}
+        digest = blake2b(digest_size=16)
+        for name, path in needed.items():
+            if path is not None:
+                content = _read(f"tls.{name}", path)
+                digest.update(b"%s %d " % (name.encode(), len(content)))
+                digest.update(content)
+        return digest.digest()
 
 
 def listening_context(files: TlsFiles, *, ask_for_certificate: bool) -> ssl.SSLContext:
@@ -239,18 +258,6 @@ def _trust(context: ssl.SSLContext, key: str, path: Path) -> None:
         context.load_verify_locations(cadata=content.decode("ascii", errors="ignore"))
     except (ssl.SSLError, ValueError) as error:
         raise ConfigRefused([f"{key}: {path} must hold certificates as PEM"]) from error
-
-
-def _digest(files: TlsFiles | None) -> bytes:
-    if files is None:
-        return b""
-    digest = blake2b(digest_size=16)
-    for name, path in zip(("certificate", "key", "ca", "client-ca"), files.paths(), strict=True):
-        if path is not None:
-            content = _read(f"tls.{name}", path)
-            digest.update(b"%s %d " % (name.encode(), len(content)))
-            digest.update(content)
-    return digest.digest()
 
 
 def _read(key: str, path: Path) -> bytes:

@@ -85,6 +85,8 @@ async def test_a_cluster_counts_exactly_and_survives_the_restart_of_a_worker(
         assert code == 0, output + errors
         states = json.loads(output)
         assert states
+        code, output, errors = await tallyslice("registry", "rebuild", str(cluster.file), "--dry-run", folder=tmp_path)
+        assert (code, "dry run" in output) == (0, True), output + errors
         base = cluster.api["0"].base
         code, output, errors = await tallyslice(
             "load", base, "--seconds", "0.5", "--rate", "100", "--ca", str(authority.path), "--json",

@@ -77,6 +77,23 @@ def test_a_node_without_https_needs_no_files(tmp_path: Path) -> None:
     assert (found.listening, found.calling(), found.expires) == (None, None, math.inf)
 
 
+def test_a_node_reads_only_what_it_needs(authority: Authority) -> None:
+    """An API node behind a proxy only the CA; a worker all but that."""
+    certificate, key = authority.issue()
+    behind_proxy = Certificates(
+        node="api-0",
+        url="http://localhost:8000/analytics",
+        config=config_of(authority, certificate="/nowhere", key="/nowhere"),
+        log=new_log("api-0"),
+        calls_workers=True,
+    )
+    worker = Node(config_of(authority, ca="/nowhere", certificate=str(certificate), key=str(key))).certificates
+
+    assert (behind_proxy.listening, behind_proxy.expires) == (None, math.inf)
+    assert behind_proxy.calling() is not None
+    assert worker.listening is not None
+
+
 def test_what_cannot_be_used_is_refused_with_its_path(authority: Authority) -> None:
     """Each file in its own words."""
     certificate, key = authority.issue()
