@@ -3,12 +3,14 @@
 Work on a file is a closure that is given the transaction. Whatever it changes in Python it returns, because it may run
 twice: when the map is full the transaction is aborted, the map doubled, and the closure run again.
 
-A file belongs to the thread that opened it. No process may open one file twice (two nodes in one process: two folders).
+A file belongs to the thread that opened it. No process may open one file twice (two nodes in one process: two folders);
+another process may copy it meanwhile (``copy_in_use``).
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Container, Iterator, Mapping
@@ -32,6 +34,8 @@ MAP_BYTES = 64 << 30
 DESCRIPTORS = 3
 # LMDB writes two meta pages when it creates a file: one that has no more never saw a commit.
 UNUSED_BYTES_MAX = 8192
+# One writer and few readers in the process that owns the file, and one for each copy that is being made of it.
+_READERS_MAX = 16
 # Files hold user keys: for the worker's eyes only.
 _FILE_MODE = 0o600
 
@@ -170,8 +174,7 @@ class LmdbFile:
                 subdir=False,
                 mode=_FILE_MODE,
                 max_dbs=len(self._databases),
-                # One writer and few readers, all in one process.
-                max_readers=16,
+                max_readers=_READERS_MAX,
                 # A commit is on disk, data and meta page, when it returns. Without writemap no stray write in this
                 # process can reach the file, and a full disk is an error instead of a SIGBUS.
                 sync=True,
@@ -225,6 +228,63 @@ def damage_of(path: Path) -> list[str]:
     except VerifyError as error:
         problems = [str(error)]
     return problems
+
+
+def copy_in_use(path: Path, target: Path) -> int:
+    """Copy a file that another process may be writing, as its last commit left it; on disk when this returns.
+
+    Never by the process that has the file open. Writers wait for as long as it takes to write two pages; from there on
+    they go on, and the copy holds a reader's place in the lock file, so that no page of its is used again meanwhile.
+
+    Returns:
+        The size of the copy.
+
+    Raises:
+        FileNotFoundError: there is no such file, or not any more.
+        Damaged: LMDB cannot make sense of it.
+        InputOutputFailed: the system refuses to read it, or to write the copy.
+    """
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
+    lock = path.with_name(path.name + "-lock")
+    made_lock = not lock.exists()
+    try:
+        env = lmdb.open(
+            os.fspath(path), map_size=MAP_BYTES, subdir=False, mode=_FILE_MODE, readonly=True,
+            # Whoever opens a file first decides how many readers there may be.
+            max_readers=_READERS_MAX,
+            lib_version=0,
+        )  # fmt: skip
+        try:
+            if made_lock:
+                _give_to_owner_of(path, lock)
+            env.reader_check()  # a copy that was killed would hold its pages for as long as the file stays open
+            with open(target, "xb", buffering=0, opener=_private) as copy:
+                # Not compact: that ends the process where there are sorted sets (lmdb 3.0.0).
+                env.copyfd(copy.fileno(), compact=False)
+                os.fsync(copy.fileno())
+                return os.fstat(copy.fileno()).st_size
+        finally:
+            env.close()
+    except _DAMAGE as error:
+        raise Damaged(f"{path.name} cannot be copied: {type(error).__name__}") from error
+    except (lmdb.Error, OSError) as error:
+        if path.exists():
+            raise InputOutputFailed(f"{path.name} cannot be copied: {error}") from error
+        if made_lock:
+            lock.unlink(missing_ok=True)  # made in the moment in which the file was removed
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path)) from error
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, _FILE_MODE)
+
+
+def _give_to_owner_of(path: Path, lock: Path) -> None:
+    """A lock file that root made would keep the worker out of its own file."""
+    owner = path.stat()
+    if os.geteuid() != owner.st_uid:
+        os.chown(lock, owner.st_uid, owner.st_gid)
 
 
 def unlink(path: Path) -> None:

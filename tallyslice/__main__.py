@@ -41,6 +41,7 @@ _COMMANDS = {
     "registry": _Entry("tallyslice.registry:registry", "When the registry, or a worker's disk, is lost."),
     "token": _Entry("tallyslice.tokens:token", "Make, list and revoke the tokens of clients."),
     "close": _Entry("tallyslice.close:close", "End a slice for good, before its time."),
+    "backup": _Entry("tallyslice.backup:backup", "Copy the data folder of a worker that runs."),
     "verify": _Entry("tallyslice.verify:verify", "Is the data folder of a stopped node as it was written?"),
     "completion": _Entry("tallyslice.completion:completion", "Let the shell complete commands and options."),
     "version": _Entry("tallyslice.version:version", "Show versions, for a report of a defect."),

@@ -35,6 +35,7 @@ from common.lmdb_file import STORE_ERRORS, UNUSED_BYTES_MAX, Damaged, damage_of
 from common.routing import Route, WorkerId
 from common.slices import SliceId
 from common.wire import SLICE_MAX, SLICE_MIN, Pins
+from tallyslice.live_copy import manifest_in
 from worker_node.identity import FILE_NAME as IDENTITY_FILE
 from worker_node.registry import FILE_NAME as REGISTRY_FILE
 from worker_node.registry import Registry
@@ -198,6 +199,9 @@ def _identity(folder: Path) -> tuple[_Identity, str | None]:
     try:
         return msgspec.json.decode(path.read_bytes(), type=_Identity), None
     except FileNotFoundError:
+        backup = manifest_in(folder)
+        if backup is not None and not backup.whole:
+            return _Identity(id=backup.worker, uuid=backup.uuid, cluster=backup.cluster), None
         return _Identity(), "is missing: nothing says whose folder this is"
     except (msgspec.DecodeError, UnicodeError) as error:
         return _Identity(), f"cannot be read: {error}"
