@@ -129,11 +129,14 @@ class Exchange:
 
     Args:
         body_bytes_max: of an answer.
+
+    Attributes:
+        free: connections that wait for the next call, by server and by what TLS there is.
     """
 
     def __init__(self, *, body_bytes_max: int) -> None:
         self._body_bytes_max = body_bytes_max
-        self._free: dict[tuple[str, ssl.SSLContext | None], list[_Wire]] = {}
+        self.free: dict[tuple[str, ssl.SSLContext | None], list[_Wire]] = {}
         self._urls: dict[str, tuple[SplitResult, bytes]] = {}
 
     async def __aenter__(self) -> Self:
@@ -144,10 +147,10 @@ class Exchange:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         """End all of them."""
-        for wires in self._free.values():
+        for wires in self.free.values():
             for wire in wires:
                 wire.close()
-        self._free.clear()
+        self.free.clear()
 
     async def post(
         self, url: str, body: bytes, headers: Mapping[str, str], *, tls: ssl.SSLContext | None = None
@@ -171,19 +174,27 @@ class Exchange:
             raise
         if wire.is_open:
             wire.free_since = asyncio.get_running_loop().time()
-            self._free.setdefault(key, []).append(wire)
+            self.free.setdefault(key, []).append(wire)
         return reply
 
     def _taken(self, key: tuple[str, ssl.SSLContext | None]) -> _Wire | None:
         """The connection that was used last, if it can be used again."""
-        free = self._free.get(key, ())
-        while free:
-            wire = free.pop()
-            if wire.is_open and asyncio.get_running_loop().time() - wire.free_since < IDLE_SECONDS:
-                return wire
-            wire.close()
-        self._free.pop(key, None)  # URLs and certificates change now and then
-        return None
+        free = self.free.get(key)
+        if free and free[-1].is_open and self._is_fresh(free[-1]):
+            return free.pop()
+        # Before another is made, which is seldom: look after all, since URLs and certificates change now and then.
+        for other, wires in list(self.free.items()):
+            self.free[other] = [wire for wire in wires if wire.is_open and self._is_fresh(wire)]
+            for wire in set(wires).difference(self.free[other]):
+                wire.close()
+            if not self.free[other]:
+                del self.free[other]
+        free = self.free.get(key)
+        return free.pop() if free else None
+
+    @staticmethod
+    def _is_fresh(wire: _Wire) -> bool:
+        return asyncio.get_running_loop().time() - wire.free_since < IDLE_SECONDS
 
     async def _connected(self, parts: SplitResult, tls: ssl.SSLContext | None) -> _Wire:
         loop = asyncio.get_running_loop()

@@ -198,3 +198,14 @@ async def test_an_answer_that_nobody_asked_for_ends_the_connection(exchange: Exc
 
     assert replies == [Reply(200, b"ok")] * 2
     assert len(seen) == 2
+
+
+async def test_of_a_server_that_is_gone_nothing_is_kept(exchange: Exchange) -> None:
+    """Workers move, and certificates are renewed, for as long as a node runs."""
+    for _ in range(3):
+        serve, _ = answering(OK)
+        async with serving(serve) as url:
+            await exchange.post(url, b"x", {})
+            exchange.free[url.removesuffix("/worker"), None][0].close()
+
+    assert len(exchange.free) == 1
