@@ -74,7 +74,11 @@ def children(node: Node) -> dict[int, int]:
 
 
 def runs(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
+    """Whether an API node's process has the number; on a busy machine another, or a thread, may have it soon again."""
+    try:
+        return b"api_node" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return False
 
 
 async def ask_at_door(cluster: Cluster, process: int, path: str) -> tuple[int, str]:

@@ -507,9 +507,14 @@ async def test_what_another_process_of_the_node_kept_is_not_taken_back(tmp_path:
 async def test_a_kept_file_that_somebody_else_wrote_is_left_alone(tmp_path: Path) -> None:
     """It is of another cluster: that is said, and it stays as it is."""
     async with Nodes(tmp_path) as nodes:
+        # What it knows is on its disk by now: else it might write that just behind us.
+        claims = (await nodes.state())["claims"]
+        await until(lambda: kept(nodes)["claims"] == claims)
         strange = kept(nodes)
         strange["pins"]["cluster"] = "f" * 32
-        (nodes.api["0"].data / "identity.json").write_text(json.dumps(strange))
+        replacement = tmp_path / "strange.json"
+        replacement.write_text(json.dumps(strange))
+        replacement.rename(nodes.api["0"].data / "identity.json")
         await taken(nodes, NEW)
         await until(lambda: "identity_not_kept" in nodes.written.getvalue())
 
