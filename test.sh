@@ -4,4 +4,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 scripts/setup
+# All of it in several processes: most tests wait for nodes most of the time. Files stay whole, since the tests of many
+# share a cluster.
+(( $# )) || set -- --numprocesses 3 --dist loadfile
 exec .venv/bin/pytest "$@"
