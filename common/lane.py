@@ -183,6 +183,11 @@ class Lane:
         self._held = b""
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def has_more(self) -> bool:
+        """Whether a request is under way, or something waits behind one."""
+        return self.is_busy or bool(self._held)
+
     def take(self, data: bytes) -> bool:
         """Answer a plain request; whether it was one. If not, nothing has happened."""
         if self.is_busy or self._owner.writing_paused:

@@ -187,7 +187,7 @@ class Connection(web.RequestHandler):
         """The client sends nothing more; whether the connection stays open, for the answers to what it has sent."""
         if not self._can_half_close:
             return False
-        if self._lane is not None and self._lane.is_busy:
+        if self._lane is not None and self._lane.has_more:
             self._peer_ended = True
             return True
         if self._awaits_request or self._close:
@@ -258,7 +258,8 @@ class Connection(web.RequestHandler):
         size = answer.content_length or 0
         if listener.has_no_room_for(size):
             answer, size = listener.too_many_answers(), 0
-        goes_on = not (listener.leaving or self._peer_ended or self._close or self._force_close)
+        is_last = self._peer_ended and not (self._lane is not None and self._lane.has_more)
+        goes_on = not (listener.leaving or is_last or self._close or self._force_close)
         transport.write(written(answer, keep_alive=goes_on))
         if self._paused:
             self._untaken_bytes = size
@@ -275,9 +276,14 @@ class Connection(web.RequestHandler):
 
     def go_on(self, held: bytes) -> None:
         """Read on, beginning with what was held."""
-        if self.transport is not None and not self.transport.is_closing():
+        if self.transport is None or self.transport.is_closing():
+            return
+        if not self._peer_ended:
             self.transport.resume_reading()
-            self.data_received(held)
+        self.data_received(held)
+        # Its end came before what was held was read: is there anything in it that is yet to be answered?
+        if self._peer_ended and not self.eof_received() and self.transport is not None:
+            self.transport.close()
 
     def handle_error(
         self,

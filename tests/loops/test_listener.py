@@ -684,6 +684,32 @@ async def test_a_plain_client_that_half_closes_gets_its_answer() -> None:
         assert answer.endswith(b"\r\n\r\n1")
 
 
+@pytest.mark.parametrize(
+    ("behind", "answers"),
+    [(PLAIN, 2), (WHOLE, 2), (WHOLE * 3, 4), (WHOLE + PLAIN[:30], 2), (WHOLE[:-1], 1), (PLAIN[:30], 1)],
+    ids=["plain", "not plain", "several", "and a part", "a cut body", "a cut head"],
+)
+async def test_what_waits_behind_a_plain_request_is_answered_too(behind: bytes, answers: int) -> None:
+    """Though the client has said that it sends no more; and then the connection ends, at once."""
+    asked = Asked()
+    async with served(in_lane=asked) as place:
+        client = await place.connect()
+        client.send(PLAIN)
+        await asked.came.wait()
+        client.send(behind)
+        client.writer.write_eof()
+        await asyncio.sleep(0.05)  # so that it is seen before the answer
+        await asked.answer(b"1")
+        if behind == PLAIN:
+            async with asyncio.timeout(10):
+                await asked.answer(b"2")
+        rest = await client.rest()
+        await eventually(lambda: said(place.open == 0))
+
+        assert rest.count(b"HTTP/1.1 200 OK") == rest.count(b"HTTP/1.1 ") == answers
+        assert place.ended("late_head") == 0
+
+
 async def test_a_plain_client_that_is_gone_harms_nobody() -> None:
     """Its answer comes too late, is counted, and goes nowhere."""
     asked = Asked()
