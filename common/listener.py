@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 
-from common.errors import Malformed, TooSlow, Unavailable
+from common.errors import Malformed, OutcomeUnknown, TooSlow, Unavailable
 from common.handshake import Threshold
 from common.hot import HOT, written
 from common.lane import Lane, PlainRoutes
@@ -49,6 +49,9 @@ READ_BYTES = 64 << 10  # of a body that nobody has asked for yet: beyond twice t
 
 # Of answers that clients have not taken yet: a hundred lists of ten thousand slices. One is sent whatever its size.
 ANSWERS_BYTES_MAX = 256 << 20
+
+# Of an answer that is sent even so: that an event is counted must not be answered as if it was not, or it comes again.
+SMALL_BYTES = 16 << 10
 
 # One process answers some thousand requests a second, so that many clients at once are in step with it; more belong on
 # connections that a proxy shares between them.
@@ -215,7 +218,7 @@ class Connection(web.RequestHandler):
             resp.force_close()
         size = resp.content_length or 0
         if self._listener.has_no_room_for(size):
-            resp, size = self._listener.too_many_answers(), 0
+            resp, size = self._listener.too_many_answers(request.method), 0
         self._listener.answers_bytes += size
         try:
             sent = await super().finish_response(request, resp, start_time)
@@ -401,11 +404,14 @@ class Listener(web.Server):
 
     def has_no_room_for(self, size: int) -> bool:
         """Whether an answer would be too much, with those that clients have not taken yet."""
+        if size <= SMALL_BYTES:
+            return False
         return self.answers_bytes > 0 and self.answers_bytes + size > self.limits.answers_bytes_max
 
-    def too_many_answers(self) -> web.Response:
-        """What is answered instead."""
-        return problem_response(Unavailable("the answers that clients have not taken yet are too many"))
+    def too_many_answers(self, method: str = "GET") -> web.Response:
+        """What is answered instead: whoever only asked may ask again, and nobody else is told that he may."""
+        kind = Unavailable if method in ("GET", "HEAD") else OutcomeUnknown
+        return problem_response(kind("the answers that clients have not taken yet are too many"))
 
     def ended(self, reason: str) -> None:
         """A connection was ended by us, for a reason that is in the documentation of the metric."""

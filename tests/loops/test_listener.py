@@ -25,6 +25,7 @@ from common.listener import (
     HEAD_BYTES_MAX,
     HEADERS_MAX,
     LINE_BYTES_MAX,
+    SMALL_BYTES,
     Limits,
     Runner,
     connections_bound,
@@ -525,6 +526,37 @@ async def test_all_answers_together_have_a_bound(path: bytes) -> None:
         assert refused[0] == 503
         assert (taken[0], len(taken[1])) == (200, BIG)
         assert (await second.answer())[0] == 200
+
+
+async def test_what_was_done_is_not_answered_as_if_it_was_not() -> None:
+    """However much others have not taken: a short answer goes out, and for a long one it is said that nobody knows.
+
+    Whoever reads 503 unavailable sends his events again, and those that are counted would be counted twice.
+    """
+    async with served(Limits(linger_seconds=0.1, answers_bytes_max=BIG)) as place:
+        slow, client = await place.connect(), await place.connect()
+        slow.send(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+        await eventually_holds(place)
+        client.send(b"POST /short HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc")
+        in_a_hot_route = await client.answer()
+        client.send(WHOLE)
+        in_the_application = await client.answer()
+        long = b"x" * (SMALL_BYTES + 1)
+        client.send(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(long), long)
+        refused = await client.answer()
+
+        assert [in_a_hot_route, in_the_application] == [(200, b"abc"), (200, b"abc")]
+        assert refused[0] == 503
+        assert b"urn:tallyslice:problem:outcome-unknown" in refused[1]
+
+
+async def eventually_holds(place: Place) -> None:
+    """Until an answer that nobody takes is under way."""
+
+    async def looked() -> None:
+        assert place.metrics.registry.get_sample_value("tallyslice_answers_bytes") == BIG
+
+    await eventually(looked)
 
 
 @WAYS
