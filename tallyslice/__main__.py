@@ -7,6 +7,7 @@ sentence on standard error; only a defect of ours shows a traceback.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from common.errors import EXIT_USAGE, ExitError
+from common.errors import EXIT_USAGE, ExitError, InputOutputFailed
 from tallyslice.version import own_version
 
 EXIT_INTERRUPTED = 130  # as shells say it of Ctrl-C: 128 + SIGINT
@@ -79,6 +80,7 @@ class Commands(click.Group):
         """Run, and leave the process (unless not standalone) with the exit code that fits what happened."""
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        _open_what_is_closed()
         try:
             code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
             sys.stdout.flush()
@@ -93,7 +95,22 @@ class Commands(click.Group):
         except ExitError as error:
             click.echo(str(error), err=True)
             sys.exit(error.exit_code)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise  # whoever opens a file or a connection says himself what is wrong with it
+            _be_silent()
+            click.echo(f"The output cannot be written: {error.strerror}.", err=True)
+            sys.exit(InputOutputFailed.exit_code)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_what_is_closed() -> None:
+    """Give us the standard streams that our caller closed: or files and sockets of ours would get their numbers."""
+    for number, mode in enumerate("rww"):
+        name = ("stdin", "stdout", "stderr")[number]
+        if getattr(sys, name) is None:
+            # The lowest free number is taken first, so this is the one that is missing.
+            setattr(sys, name, open(os.open(os.devnull, os.O_RDWR), mode))  # noqa: PTH123, SIM115 - it lasts as long as we do
 
 
 def _be_silent() -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--slice", "slices", type=int, multiple=True, help="Only this slice; may be given several times.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def backup(folder: Path, target: Path, slices: tuple[int, ...], as_json: bool) -> int:
-    r"""Copy DATA, the data folder of a worker, to TARGET, a new folder. The worker may run, and take events.
+    """Copy DATA, the data folder of a worker, to TARGET, a new folder. The worker may run, and take events.
 
     \b
     Examples:

@@ -16,7 +16,7 @@ from tallyslice.screen import plain_console
 @click.command("check-config")
 @click.argument("file", type=click.Path(path_type=Path))
 def check_config(file: Path) -> None:
-    r"""Check a cluster FILE and show what it means; exit code 78 and every problem if it cannot be used.
+    """Check a cluster FILE and show what it means; exit code 78 and every problem if it cannot be used.
 
     \b
     Example:

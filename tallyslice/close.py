@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from tallyslice.ending import Ended, Prospect
 
 
-@click.command(context_settings={"ignore_unknown_options": True})  # or slice -3 would pass for an option
+# Slice -3, and -1h for an hour ago, must not pass for options: so no unknown one is refused, and -h is not help here.
+@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
 @click.argument("at", metavar="SLICE", type=MomentType())
 @target_options(by_url=False)
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
@@ -40,7 +41,7 @@ def close(  # noqa: PLR0917 - click hands its options over by name
     force: bool,
     as_json: bool,
 ) -> int:
-    r"""Close SLICE, its number or a time in it, at every worker: its counts stay, its users and ids go for good.
+    """Close SLICE, its number or a time in it, at every worker: its counts stay, its users and ids go for good.
 
     \b
     Examples:

@@ -71,7 +71,7 @@ def _origin(_: click.Context, __: click.Parameter, url: str | None) -> str | Non
 )
 @token_option
 def plan(old: Path, new: Path, origin: str | None, token_file: Path | None) -> None:
-    r"""Show which slices would route where if the cluster file NEW replaced OLD, and whether it may.
+    """Show which slices would route where if the cluster file NEW replaced OLD, and whether it may.
 
     \b
     Examples:

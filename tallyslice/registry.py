@@ -53,7 +53,7 @@ def registry() -> None:
 def rebuild(
     cluster_file: Path | None, cluster: Path | None, lost: Sequence[str], dry_run: bool, token_file: Path | None
 ) -> None:
-    r"""Rebuild the registry of a cluster (CLUSTER_FILE, or --cluster FILE) from what all its nodes know.
+    """Rebuild the registry of a cluster (CLUSTER_FILE, or --cluster FILE) from what all its nodes know.
 
     \b
     Examples:
@@ -84,7 +84,7 @@ def rebuild(
 @cluster_option
 @token_option
 def replace_worker(worker: str, cluster_file: Path | None, cluster: Path | None, token_file: Path | None) -> None:
-    r"""Pin the data directory that worker ID of a cluster runs on now, in place of the one that was lost.
+    """Pin the data directory that worker ID of a cluster runs on now, in place of the one that was lost.
 
     \b
     Example:

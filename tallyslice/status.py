@@ -31,7 +31,7 @@ GIB = 1 << 30
 @target_options(by_url=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(cluster: Path | None, token_file: Path | None, ca: Path | None, as_json: bool) -> int:
-    r"""Ask every node of the cluster file how it is.
+    """Ask every node of the cluster file how it is.
 
     \b
     Examples:

@@ -64,7 +64,7 @@ def up(  # noqa: PLR0917 - click hands its options over by name
     leave: bool,
     token_file: Path | None,
 ) -> int:
-    r"""Run every node of CLUSTER_FILE on this machine, until Ctrl-C.
+    """Run every node of CLUSTER_FILE on this machine, until Ctrl-C.
 
     Without CLUSTER_FILE it is etc/cluster.json, or where there is none the example that comes with Tallyslice.
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.argument("folder", metavar="DATA", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify(folder: Path, as_json: bool) -> int:
-    r"""Verify DATA: the data folder of a worker or an API node that is stopped, a copy of one, or that of `up`.
+    """Verify DATA: the data folder of a worker or an API node that is stopped, a copy of one, or that of `up`.
 
     \b
     Examples:

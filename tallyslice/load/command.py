@@ -109,7 +109,7 @@ def load(  # noqa: PLR0917 - click hands its options over by name
     ca: Path | None,
     as_json: bool,
 ) -> int:
-    r"""Load a running cluster through the API nodes at URL... with random users, and check that all is counted.
+    """Load a running cluster through the API nodes at URL... with random users, and check that all is counted.
 
     \b
     Examples:

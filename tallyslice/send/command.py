@@ -79,7 +79,7 @@ def send(  # noqa: PLR0917 - click hands its options over by name
     give_up: float,
     as_json: bool,
 ) -> int:
-    r"""Send events: those of FILE (NDJSON, gzip or not; - is standard input), or one that the options describe.
+    """Send events: those of FILE (NDJSON, gzip or not; - is standard input), or one that the options describe.
 
     \b
     Examples:

@@ -40,7 +40,7 @@ def watch(  # noqa: PLR0917 - click hands its options over by name
     interval: float | None,
     once: bool,
 ) -> int:
-    r"""Watch what is counted: the current slice, the last ones, events a second, worker by worker; until Ctrl-C.
+    """Watch what is counted: the current slice, the last ones, events a second, worker by worker; until Ctrl-C.
 
     \b
     Examples:
