@@ -7,7 +7,6 @@ collection) keeps the names that everybody's dashboards know: ``process_`` and `
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 import time
 from functools import partial
@@ -23,6 +22,7 @@ from prometheus_client import (
 )
 
 from common.instruments import Counter, Family, Gauge, Histogram
+from common.release import release
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -98,7 +98,7 @@ class Metrics:
             "1 while the TLS files on disk cannot be used, and those loaded before are.",
         )
         self.ready = self.gauge("tallyslice_ready", "1 while the node is ready to serve.")
-        self.gauges("tallyslice_build_info", "1, of the release that runs.", "version").labels(_release()).set(1)
+        self.gauges("tallyslice_build_info", "1, of the release that runs.", "version").labels(release()).set(1)
         self.gauge(
             "tallyslice_time_seconds", "What the node's clock says, in Unix seconds; Prometheus knows what it should."
         ).set_function(time.time)
@@ -165,10 +165,3 @@ class _OfOneProcess(CollectorRegistry):
                 sample._replace(labels={**sample.labels, "process": self._process}) for sample in metric.samples
             ]
             yield labelled
-
-
-def _release() -> str:
-    try:
-        return importlib.metadata.version("tallyslice")
-    except importlib.metadata.PackageNotFoundError:  # run from a folder that was never installed
-        return "unknown"

@@ -12,7 +12,6 @@ import json
 import shlex
 from collections.abc import Iterable
 from http import HTTPStatus
-from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -21,6 +20,7 @@ from api_node.reference.operations import ANY_CALL, HEADERS, OPERATIONS, Kind, O
 from api_node.reference.schemas import Schema, ref, schemas
 from common.errors import Forbidden, NotHere, TooManyRequests, Unauthorized
 from common.problems import MethodNotAllowed, problem_type
+from common.release import release
 
 _TEXT = """\
 Tallyslice counts events and unique users per slice of time, exactly.
@@ -56,7 +56,7 @@ def document() -> Schema:
             "title": "Tallyslice",
             "summary": "Counts events in real time, exactly, without knowing who anybody is.",
             "description": _TEXT,
-            "version": version("tallyslice"),
+            "version": release(),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/", "description": "This node; any API node will do for any call."}],
