@@ -273,9 +273,13 @@ def _read(key: str, path: Path) -> bytes:
 
 def _expires(path: Path) -> float:
     """When the first certificate of a file does; infinite where that cannot be read."""
-    _, _, rest = path.read_text(encoding="ascii", errors="replace").partition(_PEM_BEGIN)
-    body, _, _ = rest.partition(_PEM_END)
-    return expires(ssl.PEM_cert_to_DER_cert(f"{_PEM_BEGIN}{body}{_PEM_END}"))
+    try:
+        _, _, rest = path.read_text(encoding="ascii", errors="replace").partition(_PEM_BEGIN)
+        body, _, _ = rest.partition(_PEM_END)
+        return expires(ssl.PEM_cert_to_DER_cert(f"{_PEM_BEGIN}{body}{_PEM_END}"))
+    # OpenSSL takes more forms than this one ("TRUSTED CERTIFICATE"), and the file may just be replaced.
+    except (OSError, ValueError, IndexError, StopIteration):
+        return math.inf
 
 
 def expires(certificate: bytes) -> float:

@@ -216,12 +216,21 @@ class _Worker:
         self._identity = identity
         self._advance = advance
         self._closed: frozenset[SliceId] = frozenset()
+        self._claims = 0
+        self._hosts_registry = False
         self._routes: Mapping[SliceId, Route] = {}
 
     async def verify(self) -> None:
         """All of it: what tells of the slices first."""
-        self._checked(self._folder / TOTALS_FILE, self._totals)
-        self._checked(self._folder / REGISTRY_FILE, self._registry)
+        totals, registry = self._folder / TOTALS_FILE, self._folder / REGISTRY_FILE
+        # A backup of some slices has neither an identity nor totals.
+        joined = self._identity.cluster is not None and (self._folder / IDENTITY_FILE).exists()
+        if not self._checked(totals, self._totals) and joined:
+            self._found.add(
+                totals, "is missing, or empty: which slices are closed, and with which counts, is not known"
+            )
+        if not self._checked(registry, self._registry) and self._hosts_registry:
+            self._found.add(registry, "is missing, or empty: it is this worker that hosts the registry")
         slices = self._folder / SLICES_FOLDER
         names = sorted(slices.iterdir()) if slices.is_dir() else []
         for path in names:
@@ -234,10 +243,10 @@ class _Worker:
         self._found.slices.sort(key=lambda one: int(one["slice"]))
         self._found.problems.sort(key=lambda one: one.file)
 
-    def _checked(self, path: Path, check: Callable[[], None]) -> None:
-        """Check a file that may be missing: its structure, then what is in it."""
+    def _checked(self, path: Path, check: Callable[[], None]) -> bool:
+        """Check a file that may be missing, its structure, then what is in it; whether there is one."""
         if not path.exists() or path.stat().st_size <= UNUSED_BYTES_MAX:
-            return
+            return False
         with _no_trace(path):
             problems = damage_of(path)
             for problem in problems:
@@ -248,6 +257,7 @@ class _Worker:
                 except _BROKEN as error:
                     self._found.add(path, error)
         self._advance(path.stat().st_size)
+        return True
 
     def _totals(self) -> None:
         totals, path = Totals(folder=self._folder), self._folder / TOTALS_FILE
@@ -257,10 +267,11 @@ class _Worker:
             self._found.closed = len(self._closed)
             for slice_id in self._closed:
                 totals.closed(slice_id)
-            pins = totals.pins
+            pins, self._claims = totals.pins, totals.claims
         finally:
             totals.close()
         self._pins(path, pins)
+        self._hosts_registry = pins is not None and pins.registry == self._identity.id
         known = None if pins is None else pins.workers.get(WorkerId(self._identity.id or ""))
         if known not in (None, self._identity.uuid):
             self._found.notes.append(f"the cluster knows this worker by the data directory {known}: this is another")
@@ -289,6 +300,10 @@ class _Worker:
             registry.close()
         self._pins(path, pins)
         self._routes, self._found.routes = routes, len(routes)
+        if claims < self._claims:
+            self._found.add(
+                path, f"is older than {TOTALS_FILE}: it has {claims} claims, of {self._claims} that were made"
+            )
         if len(numbers) != len(routes) or max(numbers, default=0) > claims:
             self._found.add(path, f"{len(routes)} routes have {len(numbers)} numbers, up to {max(numbers, default=0)}")
 
@@ -305,6 +320,10 @@ class _Worker:
                             self._found.add(path, problem)
                     else:
                         self._found.add(path, f"cannot be verified (code {code}): can the disk read it?")
+            else:
+                self._found.notes.append(
+                    f"{path.name} holds nothing: it was made, and never written to, or was emptied"
+                )
             self._advance(size)
 
     def _sound(self, path: Path) -> None:

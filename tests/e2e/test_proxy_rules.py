@@ -248,8 +248,10 @@ async def test_websocket_passes(front: Front, nodes: list[Scripted]) -> None:
 
 
 async def test_metrics_are_not_handed_on(front: Front, nodes: list[Scripted]) -> None:
-    """They would be one node's, whichever it is."""
+    """They would be one node's, whichever it is. However the path is written: nodes decode it."""
     assert await ask(front, "GET /metrics HTTP/1.1") == 404
+    assert await ask(front, "GET /%6detrics HTTP/1.1") == 404
+    assert await ask(front, "GET /metrics?a=b HTTP/1.1") == 404
     assert not [head for node in nodes for head in node.heads]
 
 

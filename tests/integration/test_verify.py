@@ -93,6 +93,35 @@ async def test_what_is_not_sound_is_named(tmp_path: Path) -> None:
     assert "  ! slices/1.mdb: " in text.out
 
 
+async def test_what_is_missing_is_no_sound_folder(tmp_path: Path) -> None:
+    """Without its totals nobody knows what was closed, without the registry no route; and an older one has not all."""
+    async with Nodes(tmp_path / "nodes", workers=2, routing={0: ["0", "1"], 1: ["0"]}) as nodes:
+        assert (await nodes.click()).status == 202
+        early = await copied(nodes, tmp_path)
+        for name in nodes.worker:
+            await nodes.start_worker(name)
+        await nodes.start_api("0")
+        assert (await nodes.click(at=FIRST + HOUR)).status == 202
+        early = early.rename(tmp_path / "early")
+        copy = await copied(nodes, tmp_path)
+    first, second = copy / "worker-0", copy / "worker-1"
+    shutil.copy(early / "worker-0/registry.mdb", first)
+    older = await tallyslice("verify", first, "--json")
+    (first / "registry.mdb").unlink()
+    (first / "slices/1.mdb").write_bytes(b"")
+    (second / "totals.mdb").write_bytes(b"")
+    said = await tallyslice("verify", copy, "--json")
+
+    assert (older.code, said.code) == (1, 1)
+    assert [problem for _, problem in problems(older)] == [
+        "is older than totals.mdb: it has 1 claims, of 2 that were made"
+    ]
+    assert [file for file, _ in problems(said)] == ["registry.mdb", "totals.mdb"]
+    assert said.json["folders"][1]["notes"] == [
+        "1.mdb holds nothing: it was made, and never written to, or was emptied"
+    ]
+
+
 async def test_a_spool_is_verified_batch_by_batch(tmp_path: Path) -> None:
     """Its events are counted; one whose record is damaged is named by its slice and number."""
     async with Nodes(tmp_path / "nodes", workers=1, deadlines=IMPATIENT) as nodes:

@@ -139,6 +139,16 @@ def test_when_a_certificate_expires_is_read_from_it(authority: Authority) -> Non
         assert found == x509.load_pem_x509_certificate(text).not_valid_after_utc.timestamp()
 
 
+def test_when_a_certificate_expires_need_not_be_known(authority: Authority) -> None:
+    """Of a form that OpenSSL takes and we do not read, we say that it never does; it keeps no node from its work."""
+    certificate, _ = authority.issue()
+    certificate.write_text(certificate.read_text().replace(" CERTIFICATE-", " TRUSTED CERTIFICATE-"))
+
+    node = Node(config_of(authority))
+
+    assert math.isinf(node.certificates.expires)
+
+
 async def test_new_files_are_used_from_the_next_look_on(authority: Authority) -> None:
     """And told once."""
     authority.issue()
