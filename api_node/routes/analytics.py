@@ -13,11 +13,10 @@ from cachetools import LRUCache
 
 from api_node.bulk import SPOOL, WORKER
 from common.bodies import read_body
-from common.errors import Malformed, RequestError, WrongMediaType
+from common.errors import Malformed, WrongMediaType
 from common.events import EVENT, TIMESTAMP, parse_timestamp, read_json, read_urlencoded
 from common.hot import HOT, HotRoutes, header_lines, quick_answer
 from common.multipart import MULTIPART, read_multipart
-from common.problems import problem_response
 from common.summaries import add, to_json, to_text
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ class AnalyticsRoutes:
         self._queries = queries
         self._spooled = spooled
         self._now = now
-        self._post_problem: Callable[[RequestError], web.StreamResponse] = problem_response
+        self._post_problem: Callable[[Exception], web.StreamResponse]
         # What was answered, and from which summaries of the workers: the same objects make the same answer.
         self._answers: LRUCache[tuple[_Wish, str | None], tuple[list[Held], web.StreamResponse]] = LRUCache(
             maxsize=ANSWERS_MAX
@@ -120,7 +119,7 @@ class AnalyticsRoutes:
     def _tell(self, send: Send, status: int, waiter: Waiter) -> None:
         try:
             answer = _TAKEN_ANSWERS[status, self._intake.durability(waiter.result())]
-        except RequestError as error:
+        except Exception as error:  # noqa: BLE001 - the request edge, as common/lane.py is: a callback's error reaches nobody
             answer = self._post_problem(error)
         send(answer)
 
