@@ -64,6 +64,8 @@ class _Wire(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
         self._size = 0
+        self._until_end = True  # an answer that tells no length ends with its connection
+        self._has_head = False
 
     @property
     def is_open(self) -> bool:
@@ -73,8 +75,10 @@ class _Wire(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - whatever it was, no answer comes
+    def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
+        if exc is None and self._has_head and self._until_end:
+            self.on_message_complete()
         self._fail(ConnectionResetError("the connection ended before the answer did"))
 
     def data_received(self, data: bytes) -> None:
@@ -98,6 +102,13 @@ class _Wire(asyncio.Protocol):
 
     # The parser's calls.
 
+    def on_header(self, name: bytes, _: bytes) -> None:
+        if name.lower() in (b"content-length", b"transfer-encoding"):
+            self._until_end = False
+
+    def on_headers_complete(self) -> None:
+        self._has_head = True
+
     def on_body(self, body: bytes) -> None:
         self._size += len(body)
         if self._size > self._body_bytes_max:
@@ -110,6 +121,7 @@ class _Wire(asyncio.Protocol):
     def on_message_complete(self) -> None:
         status = self._parser.get_status_code()
         body, self._body, self._size = b"".join(self._body), [], 0
+        self._until_end, self._has_head = True, False
         if status < _FINAL:
             return
         reply, self._reply = self._reply, None

@@ -139,6 +139,19 @@ async def test_an_end_before_the_answer_is_told(exchange: Exchange, answer: byte
             await exchange.post(url, b"x", {})
 
 
+async def test_an_answer_may_end_with_its_connection(exchange: Exchange) -> None:
+    """As proxies that refuse something still answer."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_of(reader)
+        writer.write(b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\n\r\nno")
+
+    async with serving(serve) as url:
+        found = await exchange.post(url, b"x", {})
+
+    assert found == Reply(403, b"no")
+
+
 async def test_what_is_no_http_is_told(exchange: Exchange) -> None:
     serve, _ = answering(b"SSH-2.0\r\n\r\n")
     async with serving(serve) as url:
