@@ -14,12 +14,14 @@ that hash tells a caller nothing: he cannot steer which hash he gets. docs/decis
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import secrets
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -241,6 +243,26 @@ def entry_of(
     entry: dict[str, Any] = {"name": name, "hash": f"sha256:{digest_of(token).hex()}"}
     entry["scopes"] = [scope.value for scope in Scope if scope in scopes]
     return entry | {key: value for key, value in (("limit", limit), ("expires", expires)) if value is not None}
+
+
+@contextmanager
+def changing(path: Path) -> Iterator[None]:
+    """Keep other commands from changing the file: what two read at once, the later one would write without the other's.
+
+    Raises:
+        InputOutputFailed: it cannot be written.
+    """
+    # Beside the file, since that is replaced as a whole; left there, since who waits for it may have it open.
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise InputOutputFailed(f"{path} cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def read_entries(path: Path) -> list[dict[str, Any]]:

@@ -96,7 +96,8 @@ def origin(url: str) -> str:
     """
     message = "must be the URL of an API node, such as http://localhost:8000"
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+    # Nor one with a password in it: it would be shown wherever the node is named.
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or "@" in parts.netloc:
         raise ValueError(message)
     return f"{parts.scheme}://{parts.netloc}"
 

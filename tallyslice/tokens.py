@@ -10,7 +10,17 @@ import click
 
 from common.errors import ConfigRefused
 from common.rates import RATE_FORM, RateRefused, parse_rate
-from common.tokens import EXPIRY_FORM, NO_LIMIT, Scope, entry_of, new_token, parse_expiry, read_entries, write_entries
+from common.tokens import (
+    EXPIRY_FORM,
+    NO_LIMIT,
+    Scope,
+    changing,
+    entry_of,
+    new_token,
+    parse_expiry,
+    read_entries,
+    write_entries,
+)
 from tallyslice.screen import new_table, plain_console
 
 DEFAULT_FILE = Path("tokens.json")
@@ -40,12 +50,13 @@ def token() -> None:
 def new(name: str, scopes: tuple[str, ...], limit: str | None, expires: str | None, file: Path) -> None:
     """Make a token for NAME, add its hash to the file, and print it: once, since the file does not have it."""
     _check(limit, expires)
-    entries = read_entries(file)
-    if any(entry["name"] == name for entry in entries):
-        raise click.UsageError(f"{file} has a token for {name} already; revoke it first, or choose another name")
     made = new_token()
-    entry = entry_of(made, name=name, scopes=[Scope(one) for one in scopes], limit=limit, expires=expires)
-    write_entries(file, [*entries, entry])
+    with changing(file):
+        entries = read_entries(file)
+        if any(entry["name"] == name for entry in entries):
+            raise click.UsageError(f"{file} has a token for {name} already; revoke it first, or choose another name")
+        entry = entry_of(made, name=name, scopes=[Scope(one) for one in scopes], limit=limit, expires=expires)
+        write_entries(file, [*entries, entry])
     click.echo(made)
 
 
@@ -77,11 +88,12 @@ def list_tokens(file: Path) -> None:
 @_file
 def revoke(name: str, file: Path) -> None:
     """Take NAME's token out of the file: nodes refuse it from the moment that they have read that."""
-    entries = _entries(file)
-    kept = [entry for entry in entries if entry["name"] != name]
-    if len(kept) == len(entries):
-        raise click.UsageError(f"{file} has no token for {name}")
-    write_entries(file, kept)
+    with changing(file):
+        entries = _entries(file)
+        kept = [entry for entry in entries if entry["name"] != name]
+        if len(kept) == len(entries):
+            raise click.UsageError(f"{file} has no token for {name}")
+        write_entries(file, kept)
 
 
 def _entries(file: Path) -> list[dict[str, Any]]:

@@ -290,6 +290,6 @@ async def test_readiness_gives_its_reasons(api: FakeApi, questions: Questions, n
 def test_the_origin_of_a_url_is_what_paths_are_appended_to() -> None:
     assert origin("http://localhost:8000/analytics") == "http://localhost:8000"
     assert origin("https://[::1]:8000") == "https://[::1]:8000"
-    for wrong in ("ftp://localhost", "localhost:8000", "http://", "http://localhost:0/"):
+    for wrong in ("ftp://localhost", "localhost:8000", "http://", "http://localhost:0/", "http://ada:pass@localhost"):
         with pytest.raises(ValueError, match="must be the URL of an API node"):
             origin(wrong)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -266,3 +268,25 @@ def test_what_cannot_be_done_says_why(tmp_path: Path, arguments: list[str], code
 
     assert told in " ".join(run(*arguments, code=code).split())
     assert read_entries(path) == [entry()]
+
+
+def test_tokens_made_at_once_are_all_in_the_file(tmp_path: Path) -> None:
+    """Commands that run at the same time wait for each other: none writes the file without the other's token."""
+    names = [f"client-{n}" for n in range(6)]
+    command = [
+        sys.executable,
+        "-m",
+        "tallyslice",
+        "token",
+        "new",
+        "--scope",
+        "read",
+        "--file",
+        str(tmp_path / "tokens.json"),
+    ]
+    running = [subprocess.Popen([*command, name], stdout=subprocess.PIPE) for name in names]
+    made = [one.communicate()[0] for one in running]
+
+    assert [one.returncode for one in running] == [0] * len(names)
+    assert len(set(made)) == len(names)
+    assert {entry["name"] for entry in read_entries(tmp_path / "tokens.json")} == set(names)
