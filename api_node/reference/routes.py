@@ -6,6 +6,7 @@ The viewer is as its makers have it (``vendor/``). It asks nobody but this node:
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from aiohttp import web
 from api_node.reference.document import document
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aiohttp.typedefs import Handler
 
 _FILES = {
@@ -37,30 +40,32 @@ _POLICY = (
 
 
 class ReferenceRoutes:
-    """The handlers. What they answer is made once, here."""
-
-    def __init__(self) -> None:
-        folder = files("api_node.reference")
-        made = msgspec.json.encode(document())
-        self._answers = {"/openapi.json": (made, "application/json")} | {
-            path: (folder.joinpath(name).read_bytes(), kind) for path, (name, kind) in _FILES.items()
-        }
+    """The handlers. What they answer is made once, when somebody asks for it: most nodes are never asked."""
 
     def add_to(self, app: web.Application) -> None:
         """Register the routes."""
-        for path, (body, kind) in self._answers.items():
-            handler = _serves(body, kind)
+        folder = files("api_node.reference")
+        makers = {"/openapi.json": (lambda: msgspec.json.encode(document()), "application/json")} | {
+            path: (folder.joinpath(name).read_bytes, kind) for path, (name, kind) in _FILES.items()
+        }
+        for path, (make, kind) in makers.items():
+            handler = _serves(make, kind)
             app.router.add_get(path, handler)
             app.router.add_get(path + "/", handler)
 
 
-def _serves(body: bytes, kind: str) -> Handler:
-    etag = hashlib.sha256(body).hexdigest()[:32]
-    headers = {**_HEADERS, "ETag": f'"{etag}"'}
-    if kind.startswith("text/html"):
-        headers["Content-Security-Policy"] = _POLICY
+def _serves(make: Callable[[], bytes], kind: str) -> Handler:
+    @cache
+    def made() -> tuple[bytes, str, dict[str, str]]:
+        body = make()
+        etag = hashlib.sha256(body).hexdigest()[:32]
+        headers = {**_HEADERS, "ETag": f'"{etag}"'}
+        if kind.startswith("text/html"):
+            headers["Content-Security-Policy"] = _POLICY
+        return body, etag, headers
 
     async def serve(request: web.Request) -> web.Response:
+        body, etag, headers = made()
         known = request.if_none_match or ()
         if any(tag.value in (etag, "*") for tag in known):
             return web.Response(status=304, headers=headers)
