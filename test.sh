@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 scripts/setup
-# All of it in several processes: most tests wait for nodes most of the time. Files stay whole, since the tests of many
+# All of it in two processes: most tests wait for nodes most of the time. Files stay whole, since the tests of many
 # share a cluster.
-(( $# )) || set -- --numprocesses 3 --dist loadfile
+(( $# )) || set -- --numprocesses 2 --dist loadfile
 exec .venv/bin/pytest "$@"

@@ -71,12 +71,7 @@ async def test_a_worker_that_holds_nothing_of_it_closes_it_too(cluster: Cluster,
     for node in cluster.worker.values():
         node.kill()
     await cluster.start(*cluster.worker.values())
-
-    async def met_again() -> None:
-        # Until then what comes goes to the spool, and would be counted as late.
-        assert {worker["state"] for worker in (await cluster.state())["workers"]} == {"ok"}
-
-    await eventually(met_again)
+    await met_again(cluster)
 
     assert said.code == 0
     assert await posted(cluster, hour) == [(422, "slice-closed")] * USERS
@@ -102,6 +97,15 @@ async def test_what_has_not_ended_is_not_closed(cluster: Cluster, hour: int) -> 
     assert await posted(cluster, hour, users=1) == [(202, "worker")]
 
 
+async def met_again(cluster: Cluster) -> None:
+    """Until then what comes goes to the spool, and would be counted as late."""
+
+    async def all_well() -> None:
+        assert {worker["state"] for worker in (await cluster.state())["workers"]} == {"ok"}
+
+    await eventually(all_well)
+
+
 async def posted_close(cluster: Cluster, message: dict[str, Any]) -> tuple[int, str]:
     answer = await cluster.ask(
         "POST",
@@ -118,6 +122,7 @@ async def test_a_worker_that_is_away_keeps_it_from_closing(cluster: Cluster, hou
     await cluster.worker["1"].stop()
     away = await close(cluster, hour)
     await cluster.start(cluster.worker["1"])
+    await met_again(cluster)
     counted = await posted(cluster, hour)
     back = await close(cluster, hour)
 

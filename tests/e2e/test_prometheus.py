@@ -167,18 +167,17 @@ async def test_every_panel_and_every_rule_has_data(tmp_path: Path) -> None:
 
                 await eventually(answered, seconds=60)
                 groups = (await server.get("rules"))["groups"]
-                recorded = {
-                    rule["name"]: await server.values(rule["name"])
-                    for group in groups
-                    for rule in group["rules"]
-                    if rule["type"] == "recording"
-                }
+
+                async def recorded() -> None:
+                    rules = [rule["name"] for group in groups for rule in group["rules"] if rule["type"] == "recording"]
+                    assert [name for name in rules if not await server.values(name)] == []
+
+                await eventually(recorded, seconds=60)
                 targets = (await server.get("targets"))["activeTargets"]
                 firing = [alert for alert in (await server.get("alerts"))["alerts"] if alert["state"] == "firing"]
             texts = [(await cluster.ask("GET", f"{node.base}/metrics")).body for node in cluster.nodes]
 
     assert {rule["health"] for group in groups for rule in group["rules"]} == {"ok"}, groups
-    assert [name for name, values in recorded.items() if not values] == []
     assert {target["health"] for target in targets} == {"up"}
     assert firing == []
     assert not any(CANARY.encode() in text for text in texts)
