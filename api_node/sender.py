@@ -16,9 +16,6 @@ Rules that keep the count right: numbers of a (stream, slice) have no gaps; a cl
 until the worker has answered for it; a number is never used for other bytes; a counter is never forgotten while the
 stream lives. At most one envelope is in flight, so batches of a slice arrive in order. A batch leaves for the spool
 only with or after every lower unanswered number of its slice; once one has left, none of the slice is sent from here.
-
-A worker that expects a number below all that are here has lost what it answered for, perhaps because an old copy of its
-folder was put back; then other slices may be too low as well, so each is asked by an empty batch: a gap tells it.
 """
 
 from __future__ import annotations
@@ -290,8 +287,6 @@ class Sender(Generic[W]):
         self._parked_events_max = parked_events_max
         self._jitter = jitter
         self._last_seq: dict[SliceId, int] = {}
-        self._labels: dict[SliceId, tuple[Route, bytes]] = {}  # route and key id of the batches that were made here
-        self._has_asked = False
         self._queues: dict[SliceId, _Queue[W]] = {}
         # Slices that an envelope had no room for, or whose envelope was lost: they go first. A dict keeps their order.
         self._first: dict[SliceId, None] = {}
@@ -356,7 +351,6 @@ class Sender(Generic[W]):
             self._close(queue)
         old = decode_batch(batch.raw)
         seq = self._next_seq(batch.slice)
-        self._labels[batch.slice] = old.route, old.key_id
         raw = encode(msgspec.structs.replace(old, seq=seq, regressed=regressed or old.regressed))
         adopted = replace(batch, seq=seq, raw=raw)
         queue.closed.append(adopted)
@@ -529,7 +523,6 @@ class Sender(Generic[W]):
                 self._first[batch.slice] = None
                 return []
             self.retired = True
-            self._ask_others()
             return [Moved(self._withdraw(queue), batch.slice, regressed=True)]
         if outcome is Outcome.CLOSED:
             # Numbers have no gaps, so nothing behind this one was applied either.
@@ -545,19 +538,6 @@ class Sender(Generic[W]):
             self.retired = True
             return [Moved((batch,), batch.slice, regressed=False)]
         return [Done(batch.waiter, receipt)]
-
-    def _ask_others(self) -> None:
-        """Find out which other slices of the stream have lost something: where the number of an empty batch is a gap.
-
-        A slice that has something to send is told by that. Asked once: a slice that is found out may lose no more here.
-        """
-        if self._has_asked:
-            return
-        self._has_asked = True
-        for slice_id, (route, key_id) in self._labels.items():
-            if slice_id not in self._queues and slice_id not in self._ended and slice_id not in self._spooled:
-                queue = self._queues[slice_id] = _Queue(open=OpenBatch(slice_id, route, key_id, self._new_waiter()))
-                self._close(queue)
 
     def _park(self, queue: _Queue[W], slice_id: SliceId, receipt: Receipt, now: float) -> list[Verdict[W]]:
         delay = PARKED_FIRST_SECONDS
@@ -626,7 +606,6 @@ class Sender(Generic[W]):
         assert batch is not None  # noqa: S101 - the callers look first
         queue.open = None
         seq = self._next_seq(batch.slice)
-        self._labels[batch.slice] = batch.route, batch.key_id
         raw = encode(
             Batch(
                 slice=batch.slice,

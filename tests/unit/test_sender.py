@@ -364,49 +364,6 @@ def test_a_gap_below_what_is_still_here_means_that_the_worker_lost_data() -> Non
     assert sender.is_empty
 
 
-def test_a_stream_that_finds_one_slice_too_low_asks_for_all_its_others() -> None:
-    """By an empty batch with the next number: a gap there is data lost there, too. Those with news tell it by these."""
-    sender, other = new_sender(), new_sender()
-    for slice_id in (6, 7, 8, 9):
-        put(sender, slice_id)
-    answer_all(sender, taken(sender), Outcome.APPLIED)
-    put(sender, 9)
-    answer_all(sender, taken(sender), Outcome.CLOSED)
-    put(sender, 7)
-    flight = taken(sender)
-    put(sender, 8)
-
-    (first,) = sender.answered(flight, [receipt(flight, outcome=Outcome.GAP, expected=1)], 0.0)
-    asking = taken(sender)
-    batches = [decode_batch(batch.raw) for batch in asking.batches]
-    lost, fine = sender.answered(
-        asking, [receipt(asking, 0, Outcome.GAP, expected=1), receipt(asking, 1, Outcome.APPLIED)], 0.0
-    )
-
-    assert isinstance(first, Moved)
-    assert numbers(asking) == [(8, 2), (6, 2)]
-    assert [(batch.kinds, batch.users, batch.regressed) for batch in batches][1:] == [(b"", b"", False)]
-    assert lost == Moved(asking.batches[:1], SliceId(8), regressed=True)
-    assert isinstance(fine, Done)
-    assert sender.is_empty
-    assert decode_batch(other.adopt(asking.batches[1], regressed=True).raw).regressed
-
-
-def test_who_went_on_with_a_moved_batch_asks_for_its_slice_too() -> None:
-    """Its route was in that batch."""
-    old, sender = new_sender(), new_sender()
-    put(old, 6)
-    for batch in taken(old).batches:
-        sender.adopt(batch, regressed=False)
-    put(sender, 7)
-    answer_all(sender, taken(sender), Outcome.APPLIED)
-    put(sender, 7)
-    flight = taken(sender)
-    sender.answered(flight, [receipt(flight, outcome=Outcome.GAP, expected=1)], 0.0)
-
-    assert numbers(taken(sender)) == [(6, 2)]
-
-
 def test_all_batches_of_a_regressed_slice_move_together() -> None:
     """The later receipts of the same envelope have nothing left to say."""
     sender = new_sender()
